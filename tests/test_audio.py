@@ -39,8 +39,8 @@ def test_formats(tmp_path, name, kw):
     y = load_audio(tmp_path/name)
     assert abs(len(y)/SR - 2) < .06
     piece = voice(2)[1200:5200]
-    k = np.correlate(y[:6400], piece, "valid").argmax()  # codecs may shift by a frame
-    assert np.corrcoef(y[k:k + 4000], piece)[0, 1] > .95
+    windows = np.lib.stride_tricks.sliding_window_view(y[:6400], 4000)  # codecs may shift by a frame
+    assert (windows @ piece/np.linalg.norm(windows, axis=1)/np.linalg.norm(piece)).max() > .97
     assert (load_audio((tmp_path/name).read_bytes()) == y).all()
     with open(tmp_path/name, "rb") as f: assert (load_audio(f) == y).all()
 

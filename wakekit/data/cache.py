@@ -158,11 +158,15 @@ def _build(cls,
 PcmCache.build = classmethod(_build)
 
 # %% ../../nbs/data/16_cache.ipynb #30a4dd09
+def _items(self, mask): # Mask or item numbers → item numbers
+    mask = np.asarray(mask)
+    return np.arange(len(self))[mask if mask.size else mask.astype(np.int64)]
+
 def _select(self,
     mask, # Boolean array (len,) or item numbers
 ):        # A cache of those items, over the same file
     "Only some of the items"
-    i = np.arange(len(self))[np.asarray(mask)]
+    i = self._items(mask)
     return type(self)(self.folder, self.key, self.starts[i], self.lengths[i], self.labels[i], self.groups[i], self.names[i])
 
 def _markdown(self):
@@ -170,7 +174,7 @@ def _markdown(self):
     notes = [f"\n{len(what)} {word}, for instance {what[0][0]}: {what[0][1]}" for what, word in ((self.skipped, "skipped"), (self.damaged, "read in part")) if what]
     return "\n".join(["| label | clips | groups | hours |", "|---|---|---|---|", *rows, *notes])
 
-PcmCache.select, PcmCache._repr_markdown_ = _select, _markdown
+PcmCache._items, PcmCache.select, PcmCache._repr_markdown_ = _items, _select, _markdown
 
 # %% ../../nbs/data/16_cache.ipynb #9998c16a
 def _crop(self,
@@ -180,7 +184,7 @@ def _crop(self,
     where=None,              # Item numbers or mask to draw from; None for all
 )->np.ndarray:               # int16 (size, n_samples)
     "Random crops, uniform over time"
-    where = np.arange(len(self)) if where is None else np.arange(len(self))[np.asarray(where)]
+    where = np.arange(len(self)) if where is None else self._items(where)
     if not len(where): raise DatasetError("there are no items to crop from")
     if n_samples < 1: raise ValueError(f"n_samples must be 1 or more, not {n_samples}")
     lengths, ends = self.lengths[where], np.cumsum(self.lengths[where])

@@ -137,6 +137,7 @@ def _phonemes(text, language, mode):
     engine, file = _engine(), _file(language)
     with engine.lock:
         engine.lib.espeak_SetVoiceByName(file.encode())
+        if "[[" in text: engine.lib.espeak_Synth(b" ", 2, 0, 0, 0, 0x101, None, None) # from now on [[…]] are phonemes
         buffer, out = ctypes.create_string_buffer(text.encode()), []
         at = ctypes.c_void_p(ctypes.addressof(buffer))
         while at.value:
@@ -155,6 +156,12 @@ def phonemize(
 _UNSTEADY = {"Reed", "caleb"}
 _ODD = re.compile("robo|Robot|Demonic|whisper|croak|klatt|fast|UniRobot|AnxiousAndy|Tweaky")
 
+@functools.lru_cache(1)
+def _variants():
+    "Voice variants that come with espeak-ng and repeat themselves"
+    folder = Path(need("espeakng_loader", "train").get_data_path())/"voices"/"!v"
+    return sorted(p.name for p in folder.iterdir() if p.name not in _UNSTEADY)
+
 class EspeakSynthesizer:
     "espeak-ng: about a hundred voice variants × every accent of a language; a formant synthesizer, not a person"
     name = "espeak"
@@ -163,14 +170,12 @@ class EspeakSynthesizer:
         language:str|None="en-us", # Language; all its accents come along (`None`: every language)
     )->list:                       # `Voice`s, the asked accent first
         "Every voice that speaks `language`"
-        folder = Path(need("espeakng_loader", "train").get_data_path())/"voices"/"!v"
-        variants = sorted(p.name for p in folder.iterdir() if p.name not in _UNSTEADY)
         accents = sorted({f: c for c, f in sorted(_language_files().items(), key=lambda o: -len(o[0]))}.values())
         if language is not None:
             own, family = _file(language), language.lower().split("-")[0]
             accents = [language.lower()] + [a for a in accents if a.split("-")[0] == family and _file(a) != own]
         accents = [a for i, a in enumerate(accents) if i == 0 or not re.search("shaw|latn|piqd", a)] # other scripts
-        return [Voice("espeak", v, a, .1 if _ODD.search(v) else 1.) for a in accents for v in variants]
+        return [Voice("espeak", v, a, .1 if _ODD.search(v) else 1.) for a in accents for v in _variants()]
 
 # %% ../../nbs/data/13_synth.ipynb #e50438cc
 @patch
@@ -182,14 +187,15 @@ def synthesize(self:EspeakSynthesizer,
     voice = f"{_file(u.voice.language)}+{u.voice.name}".encode()
     with engine.lock:
         lib, engine.pcm = engine.fresh(), []
-        if lib.espeak_SetVoiceByName(voice): raise PhraseError(f"espeak-ng has no voice {u.voice}; see EspeakSynthesizer().voices()")
+        if u.voice.name not in _variants() or lib.espeak_SetVoiceByName(voice): # an unknown variant would be ignored
+            raise PhraseError(f"espeak-ng has no voice {u.voice}; see EspeakSynthesizer().voices()")
         for parameter, value in [(1, u.rate/u.warp), (3, u.pitch), (4, u.range), (7, u.gap)]:
             lib.espeak_SetParameter(parameter, int(round(value)), 0)
         lib.espeak_ng_SetRandSeed(ctypes.c_long(u.seed & 0x7fffffff))
         text = (u.text + u.ending).encode() # 1: UTF-8, 0x100: [[phonemes]]
         lib.espeak_Synth(text, len(text)+1, 0, 0, 0, 0x101, None, None)
         pcm = np.frombuffer(b"".join(engine.pcm), np.int16)
-    if not len(pcm): raise PhraseError(f"espeak-ng says nothing for {u.text!r}; write the phrase with letters of {u.voice.language}")
+    if not pcm.any(): raise PhraseError(f"espeak-ng says nothing for {u.text!r}; write the phrase with letters of {u.voice.language}")
     x = soxr.resample(pcm.astype(np.float32)/32768, engine.rate*u.warp, SAMPLE_RATE)
     return x/max(1, np.abs(x).max()) # a clipped vowel overshoots when it is resampled
 
@@ -201,8 +207,9 @@ def _bare(text, language): return re.sub(r"\([a-z][\w-]*\)|[\sˈˌː'ʲ.]", "", 
 
 def _spelled(word, language):
     "Does `word` sound like its letters in a row?"
-    letters = "".join(_bare(c, language) for c in word)
-    return len(word) > 1 and difflib.SequenceMatcher(None, _bare(word, language), letters, autojunk=False).ratio() > .87
+    letters, stressed = "".join(_bare(c, language) for c in word), len(re.findall("[ˈˌ]", _phonemes(word, language, 2)))
+    alike = difflib.SequenceMatcher(None, _bare(word, language), letters, autojunk=False).ratio()
+    return len(word) > 1 and alike > .87 and stressed >= len(word)-1 # each letter of a spelled word is stressed
 
 def _names_script(word, language):
     "Do the letters of `word` and their neighbours in the alphabet all begin with the same sounds?"
@@ -210,22 +217,24 @@ def _names_script(word, language):
     sounds = [_bare(c, language) for c in dict.fromkeys([*word, *near[:4]])]
     return len(sounds) > 1 and len(os.path.commonprefix(sounds)) >= 3
 
-@functools.lru_cache(4096)
+@functools.lru_cache(1 << 14)
+def _word_problem(word, language):
+    "What keeps one word from being spoken: `None`, `'script'` or `'spelled'`"
+    letters = "".join(c for c in word if unicodedata.category(c)[0] == "L")
+    script = _script(letters[0]) if letters else "?"
+    away = {a.split("-")[0] for a in re.findall(r"\(([a-z][\w-]*)\)", _phonemes(word, language, 2))}
+    away -= {language.lower().split("-")[0], _file(language).lower().split("-")[0]}
+    if script != "LATIN" and (away or _names_script(letters, language)): return "script"
+    if script in _ALPHABETS and _spelled(letters, language):
+        if script != "LATIN": return "script"
+        if len(letters) > 3 and not word.isupper(): return "spelled"
+
 def _problem(phrase, language):
     "What keeps `phrase` from being spoken: `None` or (kind, word)"
     words = ["".join(c for c in w if unicodedata.category(c)[0] in "LM") for w in re.split(r"[\s\-_]+", phrase)]
-    words = [w for w in words if w]
-    if not words and not re.search(r"\d", phrase): return "empty", phrase
-    for word in words:
-        letters = [c for c in word if unicodedata.category(c)[0] == "L"]
-        script = _script(letters[0]) if letters else "?"
-        away = set(re.findall(r"\(([a-z][\w-]*)\)", _phonemes(word, language, 2))) - {language.lower()}
-        away = {a for a in away if a.split("-")[0] != _file(language).lower().split("-")[0]}
-        if script != "LATIN" and (away or _names_script("".join(letters), language)): return "script", word
-        if script in _ALPHABETS and _spelled("".join(letters), language):
-            if script != "LATIN": return "script", word
-            if len(letters) > 3 and not word.isupper(): return "spelled", word
-    return None if _bare(phrase, language) else ("empty", phrase)
+    problems = [(_word_problem(w, language), w) for w in words if w]
+    if not problems and not re.search(r"\d", phrase): return "empty", phrase
+    return next((p for p in problems if p[0]), None)
 
 # %% ../../nbs/data/13_synth.ipynb #8f9d1f56
 _SPOKEN_BY_MANY = ("en", "cmn", "hi", "es", "fr", "ar", "bn", "pt", "ru", "ur", "id", "de", "ja", "ko", "tr", "vi", "it", "fa", "th", "pl", "uk", "el", "he")

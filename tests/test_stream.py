@@ -1,0 +1,193 @@
+"Bad bundles, bad samples and odd chunks: what the streaming page does not show."
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from wakekit.core import AudioError, BundleError
+from wakekit.ship.stream import Bundle, Detector, graph_session, to_pcm
+from wakekit.ship.toy import chime, chime_scores, toy_bundle
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory): return toy_bundle(tmp_path_factory.mktemp("toy")/"chime.wake")
+
+
+@pytest.fixture(scope="module")
+def x():
+    out = (.001*np.random.default_rng(0).standard_normal(16_000*12 + 77)).astype(np.float32)
+    for at in 1.013, 4, 4.5, 7.7, 11.69: out[int(at*16_000):][:5120] += chime()[:max(0, len(out) - int(at*16_000))]
+    return out
+
+
+def rewrite(folder, **changes):
+    file = folder/"manifest.json"
+    m = json.loads(file.read_text(encoding="utf-8"))
+    m.update(changes)
+    file.write_text(json.dumps({k: v for k, v in m.items() if v is not ...}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_chunking_gives_the_same_scores_and_events(folder, x, seed):
+    rng = np.random.default_rng(seed)
+    whole = Detector(folder)
+    events = whole.detect(x)
+    assert len(events) == 4 and len(whole.score(x)) == len(x)//320
+    d, scores, e = Detector(whole.bundle), [], Detector(whole.bundle)
+    live, at = [], 0
+    while at < len(x):
+        n = int(rng.choice([0, 1, 2, 159, 160, 319, 320, 321, 1280, 4001, 30_000]))
+        scores.append(d.score(x[at:at+n]))
+        live += e.process(x[at:at+n])
+        at += n
+    np.testing.assert_allclose(np.concatenate(scores), chime_scores(x), atol=1e-4)
+    assert [v.time_s for v in live] == [v.time_s for v in events]
+
+
+def test_alarm_at_the_last_step_of_a_chunk_still_deafens(folder):
+    always = dict(threshold=0, smooth_ms=0, refractory_ms=200)
+    d = Detector(folder, **always)
+    times = [e.time_s for _ in range(100) for e in d.process(np.zeros(320))]
+    assert times == [e.time_s for e in Detector(folder, **always).detect(np.zeros(32_000))]
+    assert np.allclose(np.diff(times), .2) and len(times) == 10
+
+
+def test_detectors_of_one_bundle_share_the_session_and_not_the_stream(folder, x):
+    b = Bundle.load(folder)
+    one, two = Detector(b), Detector(b)
+    assert one._session is two._session
+    a = [one.score(x[:40_000]), two.score(x[100_000:101_000]), one.score(x[40_000:])]
+    np.testing.assert_allclose(np.concatenate([a[0], a[2]]), chime_scores(x), atol=1e-4)
+
+
+def test_reset_is_time_zero(folder, x):
+    d = Detector(folder)
+    first = d.process(x)
+    d.reset()
+    assert d.process(x) == first
+
+
+def test_short_and_empty_input(folder):
+    d = Detector(folder)
+    for chunk in ([], np.zeros(0, np.int16), np.zeros((0, 1)), np.zeros((1, 0))): assert len(d.score(chunk)) == 0 and d.process(chunk) == []
+    for _ in range(319): assert len(d.score(np.zeros(1, np.float32))) == 0
+    assert len(d.score([0.])) == 1
+    assert d.detect(np.zeros(0)) == [] and d.detect(np.zeros(100)) == []
+
+
+def test_digital_silence_and_full_scale_give_numbers(folder):
+    d = Detector(folder)
+    for x in (np.zeros(16_000), np.ones(16_000), -np.ones(16_000, np.float64), np.full(16_000, -32768, np.int16)):
+        assert np.isfinite(d.score(x)).all()
+
+
+def test_garbage_samples_are_counted_and_do_not_last(folder):
+    d = Detector(folder)
+    x = np.full(3200, np.nan, np.float32)
+    assert np.isfinite(d.score(x)).all() and d.n_bad == 3200
+    with pytest.warns(UserWarning, match="divide int16"): s = d.score(np.full(3200, 1e30))
+    assert np.isfinite(s).all()
+    d.score(np.zeros(16_000))
+    assert d.score(chime()).max() > .9
+    d.reset()
+    assert d.n_bad == 3200
+
+
+@pytest.mark.parametrize("bad", [np.zeros((160, 2)), np.zeros((2, 2, 2)), np.zeros(9, np.int32), np.zeros(9, np.uint8), np.zeros(9, complex), ["a"]])
+def test_what_is_not_a_chunk_is_refused(folder, bad):
+    d = Detector(folder)
+    with pytest.raises(AudioError): d.score(bad)
+    assert len(d.score(np.zeros(320))) == 1
+
+
+def test_int16_is_float_over_32768():
+    i = np.arange(-32768, 32768, 7).astype(np.int16)
+    x, n_bad = to_pcm(i)
+    assert n_bad == 0 and x.min() == -1 and np.array_equal((x*32768).astype(np.int16), i)
+
+
+@pytest.mark.parametrize("changes, says", [
+    (dict(schema_version=2), "newer wakekit"), (dict(schema_version="1"), "no wakekit manifest"), (dict(schema_version=...), "no wakekit manifest"),
+    (dict(graphs=...), "graphs"), (dict(graphs={}), "default_graph"), (dict(default_graph="int8"), "default_graph"), (dict(step_samples=0), "step_samples"),
+    (dict(sample_rate=8000), "sample_rate"), (dict(smooth_ms="40"), "smooth_ms"), (dict(files={}), "graphs"), (dict(phrase=None), "phrase"),
+    (dict(graphs={"float32": {"file": "manifest.json", "threshold": .5}}), "graphs"),
+    (dict(files={"model.onnx": {}}), "damaged"), (dict(files={"model.onnx": None}), "damaged"), (dict(state_size=7), "does not fit")])
+def test_wrong_manifests(folder, tmp_path, changes, says):
+    bad = shutil.copytree(folder, tmp_path/"b")
+    rewrite(bad, **changes)
+    with pytest.raises(BundleError, match=says): Detector(bad)
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/hosts", "a/../../x", "C:\\x", "..\\x", "c:x"])
+def test_a_manifest_cannot_reach_outside(folder, tmp_path, name):
+    bad = shutil.copytree(folder, tmp_path/"b")
+    m = json.loads((bad/"manifest.json").read_text(encoding="utf-8"))
+    rewrite(bad, files=m["files"] | {name: {"sha256": "0"}})
+    with pytest.raises(BundleError, match="outside"): Bundle.load(bad)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"schema_version": true}', "\x00\x01"])
+def test_manifests_that_are_none(tmp_path, content):
+    (tmp_path/"manifest.json").write_text(content, encoding="utf-8")
+    with pytest.raises(BundleError, match="export it again"): Bundle.load(tmp_path)
+
+
+def test_binary_manifest_missing_folder_and_file(tmp_path):
+    (tmp_path/"manifest.json").write_bytes(b"\xff\xfe\xff\xd8")
+    with pytest.raises(BundleError, match="damaged"): Bundle.load(tmp_path)
+    with pytest.raises(BundleError, match="does not exist"): Bundle.load(tmp_path/"nowhere")
+    with pytest.raises(BundleError, match="not a bundle"): Bundle.load((tmp_path/"empty").mkdir() or tmp_path/"empty")
+
+
+@pytest.mark.parametrize("where", [0, 300, -1])
+def test_every_flipped_byte_is_noticed(folder, tmp_path, where):
+    bad = shutil.copytree(folder, tmp_path/"b")
+    data = bytearray((bad/"model.onnx").read_bytes())
+    data[where] ^= 0x10
+    (bad/"model.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match="SHA-256"): Bundle.load(bad)
+
+
+def test_a_file_cut_short_is_noticed(folder, tmp_path):
+    bad = shutil.copytree(folder, tmp_path/"b")
+    (bad/"model.onnx").write_bytes((bad/"model.onnx").read_bytes()[:-100])
+    with pytest.raises(BundleError, match="SHA-256"): Bundle.load(bad)
+
+
+def test_a_graph_that_onnxruntime_cannot_run_names_the_remedy(folder):
+    b = Bundle.load(folder)
+    broken = Bundle(b.path, b.manifest, {"float32": b"not onnx"}, {})
+    with pytest.raises(BundleError, match="pip install -U onnxruntime"): graph_session(broken)
+
+
+def test_the_checked_bytes_are_what_runs(folder, tmp_path, x):
+    copy = shutil.copytree(folder, tmp_path/"b")
+    b = Bundle.load(copy)
+    (copy/"model.onnx").write_bytes(b"swapped after the check")
+    assert len(Detector(b).detect(x)) == 4
+
+
+@pytest.mark.parametrize("wrong", [dict(threshold=-1), dict(threshold=float("nan")), dict(smooth_ms=-5), dict(refractory_ms="2000")])
+def test_settings_out_of_range(folder, wrong):
+    with pytest.raises(ValueError, match="must be a number"): Detector(folder, **wrong)
+
+
+def test_one_session_thread(folder):
+    o = Detector(folder)._session.get_session_options()
+    assert (o.intra_op_num_threads, o.inter_op_num_threads) == (1, 1)
+
+
+def test_detect_reports_unreadable_files(folder, tmp_path):
+    (tmp_path/"a.wav").write_bytes(b"\xff\xd8\xff\xe0JFIF")
+    d = Detector(folder)
+    with pytest.raises(AudioError): d.detect(tmp_path/"a.wav")
+    assert d.n_steps == 0
+
+
+def test_importing_the_detector_imports_nothing_heavy():
+    code = ("import sys; from wakekit import Detector; "
+            "print([m for m in ('torch', 'soundfile', 'soxr', 'onnx', 'matplotlib', 'librosa', 'scipy', 'tqdm') if m in sys.modules])")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -159,6 +159,7 @@ class Detector:
         self._rest, self.n_steps, self._free = np.zeros(0, np.float32), 0, 0
         self._smoother.reset()
 
+    def _at(self, k): return round(k*self.step_s, 6) # Where step `k` begins, s
     def __repr__(self): return f"Detector({self.phrase!r}, {self.graph}, threshold={self.threshold:.3f}, heard {self.n_steps*self.step_s:.2f} s)"
 
 # %% ../../nbs/ship/30_stream.ipynb #f285be94
@@ -215,8 +216,8 @@ def _process(self,
     smoothed = self._smoother.process(self.score(chunk))
     first, out = self.n_steps - len(smoothed), []
     for k in self._triggers(smoothed).tolist():
-        now = (k + 1)*self.step_s
-        out.append(Event(self.phrase, now, k*self.step_s, now, now, float(smoothed[k - first]), self.threshold))
+        now = self._at(k + 1)
+        out.append(Event(self.phrase, now, self._at(k), now, now, float(smoothed[k - first]), self.threshold))
     return out
 
 Detector._triggers, Detector.process = _triggers, _process
@@ -229,7 +230,7 @@ def _completed(self, event, smoothed):
     below = np.flatnonzero(after < self.threshold)
     during = after[:below[0]] if len(below) else after
     peak = int(during.argmax())
-    return replace(event, peak_s=(k + peak + 1)*self.step_s, end_s=(k + len(during))*self.step_s, score=float(during[peak]))
+    return replace(event, peak_s=self._at(k + peak + 1), end_s=self._at(k + len(during)), score=float(during[peak]))
 
 def _detect(self,
     waveform, # A whole recording: (time,) samples at 16 kHz, or the path of an audio file of any rate and format
@@ -245,7 +246,7 @@ def _detect(self,
         for chunk in chunks:
             smoothed.append(smooth(self.score(chunk)))
             first = self.n_steps - len(smoothed[-1])
-            events += [Event(self.phrase, (k+1)*self.step_s, k*self.step_s, 0, 0, smoothed[-1][k-first], self.threshold) for k in self._triggers(smoothed[-1]).tolist()]
+            events += [Event(self.phrase, self._at(k + 1), self._at(k), 0, 0, smoothed[-1][k-first], self.threshold) for k in self._triggers(smoothed[-1]).tolist()]
     finally: self.reset()
     joined = np.concatenate(smoothed) if smoothed else np.zeros(0)
     return [self._completed(e, joined) for e in events]

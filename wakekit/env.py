@@ -95,7 +95,7 @@ def quant_scheme(
         if not engine: why = "this torch has no XNNPACK inside; the symmetric ONNX int8 is what XNNPACK's kernels take"
     else:
         engine = name if name in engines else ""
-        if not engine: why = f"torch here has {', '.join(e for e in engines if e != 'none')}" if torch else "torch is not installed"
+        if not engine: why = f"this torch has only {', '.join(e for e in engines if e != 'none')}" if torch else "torch is not installed"
     return QuantScheme(name, engine, "qint8" if arm else "quint8", not arm, why)
 
 # %% ../nbs/02_env.ipynb #542e0ed8

@@ -63,7 +63,7 @@ def _limits(p):
     cpus = max(1, int(quota[0]) // int(quota[1])) if len(quota) == 2 and quota[0].isdigit() and quota[1].isdigit() else None
     limit = p.read("/sys/fs/cgroup/memory.max") or p.read("/sys/fs/cgroup/memory/memory.limit_in_bytes")
     total = re.search(r"MemTotal:\s+(\d+) kB", p.read("/proc/meminfo"))
-    sizes = [int(limit) / 1e9] * limit.isdigit() + [int(total[1]) * 1024 / 1e9] * bool(total)
+    sizes = ([int(limit) / 1e9] if limit.isdigit() else []) + ([int(total[1]) * 1024 / 1e9] if total else [])
     return cpus, min(sizes, default=None)
 
 def host_container(

@@ -9,6 +9,7 @@ __all__ = ['SCHEMA', 'PcmCache']
 import os, shutil, time, uuid, warnings
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from ..core import SAMPLE_RATE, AudioError, ConfigError, DatasetError, file_lock, progress, read_json, write_json
 from .audio import check_waveform, iter_audio, to_int16
 
@@ -99,7 +100,8 @@ class PcmCache:
         return np.array(self.pcm[at + min(start, stop):at + stop])
 
 # %% ../../nbs/data/16_cache.ipynb #d5a3312e
-def _open(cls,
+@patch(cls_method=True)
+def open(cls:PcmCache,
     folder, # A folder that `build` wrote
 ):          # The cache; no sample has been read yet
     "Open a cache; `DatasetError` when it is missing, damaged or from a newer version"
@@ -115,8 +117,6 @@ def _open(cls,
     return cls(folder, index["key"], np.cumsum(lengths) - lengths, lengths, words(index["labels"]), words(index["groups"]),
                np.array(index["names"], dtype=object), [tuple(s) for s in index["skipped"]], [tuple(s) for s in index["damaged"]])
 
-PcmCache.open = classmethod(_open)
-
 # %% ../../nbs/data/16_cache.ipynb #f8e5c285
 def _scraps(folder, older_s=3600):
     "Delete what builds that died an hour ago or more have left beside `folder`"
@@ -124,13 +124,15 @@ def _scraps(folder, older_s=3600):
         newest = max([p.stat().st_mtime for p in (scrap, *scrap.iterdir()) if p.exists()], default=0)
         if time.time() - newest > older_s: shutil.rmtree(scrap, ignore_errors=True)
 
-def _usable(cls, folder, key):
+@patch(cls_method=True)
+def _usable(cls:PcmCache, folder, key):
     "The cache in `folder` if it is whole and was built from `key`, else None"
     try: cache = cls.open(folder)
     except DatasetError: return None
     return cache if key and cache.key == key else None
 
-def _build(cls,
+@patch(cls_method=True)
+def build(cls:PcmCache,
     folder,             # Where the cache shall be; replaced when it was built from something else
     items,              # Iterable of (src, label, group, name); src is a path or a waveform (time,) at 16 kHz
     key:str="",         # What it is built from; the same key opens what is there, an empty one always builds
@@ -138,7 +140,7 @@ def _build(cls,
 ):                      # The cache
     "Decode `items` once into `folder`; what cannot be read is listed in `.skipped`"
     folder = Path(folder)
-    if cache := _usable(cls, folder, key): return cache
+    if cache := cls._usable(folder, key): return cache
     folder.parent.mkdir(parents=True, exist_ok=True)
     _scraps(folder)
     scrap = lambda: folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.scrap")
@@ -147,7 +149,7 @@ def _build(cls,
     try:
         _write(tmp, items, key, desc)
         with file_lock(folder.with_name(f".{folder.name}.lock")):
-            if cache := _usable(cls, folder, key): return cache # somebody else was faster
+            if cache := cls._usable(folder, key): return cache # somebody else was faster
             if folder.exists(): os.replace(folder, old := scrap())
             else: old = None
             os.replace(tmp, folder)
@@ -155,29 +157,29 @@ def _build(cls,
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return cls.open(folder)
 
-PcmCache.build = classmethod(_build)
-
 # %% ../../nbs/data/16_cache.ipynb #30a4dd09
-def _items(self, mask): # Mask or item numbers → item numbers
+@patch
+def _items(self:PcmCache, mask): # Mask or item numbers → item numbers
     mask = np.asarray(mask)
     return np.arange(len(self))[mask if mask.size else mask.astype(np.int64)]
 
-def _select(self,
+@patch
+def select(self:PcmCache,
     mask, # Boolean array (len,) or item numbers
 ):        # A cache of those items, over the same file
     "Only some of the items"
     i = self._items(mask)
     return type(self)(self.folder, self.key, self.starts[i], self.lengths[i], self.labels[i], self.groups[i], self.names[i])
 
-def _markdown(self):
+@patch
+def _repr_markdown_(self:PcmCache):
     rows = [f"| {l} | {(m := self.labels == l).sum()} | {len(set(self.groups[m]))} | {self.lengths[m].sum()/SAMPLE_RATE/3600:.2f} |" for l in sorted(set(self.labels))]
     notes = [f"\n{len(what)} {word}, for instance {what[0][0]}: {what[0][1]}" for what, word in ((self.skipped, "skipped"), (self.damaged, "read in part")) if what]
     return "\n".join(["| label | clips | groups | hours |", "|---|---|---|---|", *rows, *notes])
 
-PcmCache._items, PcmCache.select, PcmCache._repr_markdown_ = _items, _select, _markdown
-
 # %% ../../nbs/data/16_cache.ipynb #9998c16a
-def _crop(self,
+@patch
+def crop(self:PcmCache,
     rng:np.random.Generator, # Where the randomness comes from
     n_samples:int,           # Length of a crop
     size:int,                # How many crops
@@ -200,10 +202,9 @@ def _crop(self,
             filled, start, k = filled + n, 0, self._next(where, k) if filled + n < n_samples else k
     return out
 
-def _next(self, where, k):
+@patch
+def _next(self:PcmCache, where, k):
     "The place in `where` after `k` that has the same label, round in a circle"
     for step in range(1, len(where) + 1):
         j = (k + step) % len(where)
         if self.labels[where[j]] == self.labels[where[k]]: return j
-
-PcmCache.crop, PcmCache._next = _crop, _next

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Smoother', 'smooth_scores', 'alarms', 'count_false_accepts', 'false_reject_rate', 'wilson_interval',
            'poisson_interval', 'rate_bound', 'hours_needed', 'OperatingPoint', 'points_table', 'measure',
-           'operating_point', 'DetCurve', 'det_curve']
+           'operating_point', 'DetCurve', 'det_curve', 'claims']
 
 # %% ../../nbs/learn/23_metrics.ipynb #510c4434
 import math
@@ -282,3 +282,20 @@ def det_curve(
     threshold = np.unique(np.concatenate(parts))
     counts = count_false_accepts(scores, threshold, size)
     return DetCurve(threshold, counts/hours, false_reject_rate(pos_peaks, threshold), float(hours))
+
+# %% ../../nbs/learn/23_metrics.ipynb #970d9099
+def claims(
+    point:OperatingPoint, # What was counted at one threshold
+    target:float=.5,      # The FA/h one would like to claim
+)->list:                  # Sentences
+    "What the counts prove, in words, with 95 % confidence"
+    k, h, n = point.false_accepts, point.hours, point.clips
+    length = f"{h:.1f} h" if h >= .95 else f"{60*h:.0f} min"
+    woke = "once" if k == 1 else f"{k} times" if k else "not once"
+    low, high = point.false_reject_rate_95
+    out = [f"In {length} of background it woke {woke}: at most {rate_bound(k, h):.2g} false wakes per hour, with 95 % confidence.",
+           f"It missed {point.false_rejects} of {n} calls ({point.false_reject_rate:.1%}); with 95 % confidence the rate lies between {low:.1%} and {high:.1%}."]
+    if rate_bound(k, h) > target:
+        rest = f", or {hours_needed(target, k):.0f} h with these {k}." if k else f"; {length} were heard."
+        out.append(f"To claim {target:g} per hour takes {hours_needed(target):.0f} h without a false wake{rest}")
+    return out

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'Tape', 'CausalConv', 'pointwise', 'TCNBlock', 'ModelConfig', 'TCN', 'BroadcastBlock', 'BCResNet',
-           'WakeModel', 'model_size']
+           'WakeModel', 'model_size', 'StreamingModel']
 
 # %% ../../nbs/learn/21_models.ipynb #68a576a8
+import copy
 from dataclasses import dataclass
 import torch
 from torch import nn
@@ -25,12 +26,13 @@ class Tape:
         context:int,    # Frames of the past that the layer needs
     )->torch.Tensor:    # (batch, ..., context + n_new)
         "Put the remembered frames before the new ones and remember the last `context`"
-        shape = (*x.shape[1:-1], context)
+        if not context: return x
+        shape = (*map(int, x.shape[1:-1]), context)
         size = torch.Size(shape).numel()
         past = x.new_zeros(x.shape[0], *shape) if self.state is None else self.state[:, self.at:self.at + size].unflatten(1, shape)
         self.at += size
         x = torch.cat([past, x], -1)
-        self.out.append(x[..., x.shape[-1] - context:].flatten(1))
+        self.out.append(x[..., -context:].flatten(1))
         return x
 
     @property
@@ -192,3 +194,28 @@ def model_size(
     front = sum(b.numel() for n, b in model.features.named_buffers() if n.startswith(("cos", "sin", "mel")))
     return dict(parameters=sum(p.numel() for p in model.net.parameters()), macs_per_s=int(macs[0]),
                 front_end_macs_per_s=front*sr//model.config.features.hop_length, receptive_field_ms=model.receptive_field*1000//sr)
+
+# %% ../../nbs/learn/21_models.ipynb #dc4c2521
+class StreamingModel(nn.Module):
+    "Samples and state in, scores and state out: what is exported"
+    def __init__(self,
+        model:WakeModel, # A trained network
+    ):
+        super().__init__()
+        self.model = copy.deepcopy(model).cpu().eval()
+        self.context = model.config.features.context
+        with torch.no_grad():
+            room = torch.randn(1, 4*model.config.features.sample_rate, generator=torch.Generator().manual_seed(0))*1e-4
+            tape = Tape()
+            self.model.net(self.model.features(tape(room, self.context)), tape)
+        self.register_buffer("quiet", tape.flat)
+        self.eval()
+
+    @property
+    def state_size(self): return self.quiet.shape[1]
+
+    def forward(self, pcm, state):
+        "(1, n_samples), (1, state_size) → scores (1, n_steps), state (1, state_size)"
+        tape = Tape(state + self.quiet)
+        logits = self.model.net(self.model.features(tape(pcm, self.context)), tape)
+        return torch.sigmoid(logits), tape.flat - self.quiet

@@ -118,6 +118,10 @@ def hear_background(
 # %% ../../nbs/ship/31_evaluate.ipynb #ee38feea
 FLOOR_DB = -75. # The quietest room there is, dBFS
 
+def _room_db(x):
+    "Level of the clip's room; a clip with much digital silence was made without one"
+    return FLOOR_DB if np.mean(frame_db(x) <= -100) > .05 else max(noise_floor(x), FLOOR_DB)
+
 def in_its_room(
     x:np.ndarray,    # A clip with one call, (time,) at 16 kHz
     before_s:float,  # Room before it, s
@@ -125,16 +129,16 @@ def in_its_room(
     seed:int=0,      # Which noise
 )->np.ndarray:       # Room, clip, room: (time,) float32
     "Put a clip into the continuous noise of its own room"
-    rng, level = np.random.default_rng(seed), noise_floor(x)
+    rng, level = np.random.default_rng(seed), _room_db(x)
     before, after = (int(round(s*SAMPLE_RATE)) for s in (before_s, after_s))
     n = before + len(x) + after
     white = rng.standard_normal(n).astype(np.float32)
-    out = white*10**(FLOOR_DB/20) if level < FLOOR_DB else np.zeros(n, np.float32)
+    out = white*10**(FLOOR_DB/20) if level == FLOOR_DB else np.zeros(n, np.float32)
     out[before:before + len(x)] += x
-    if level < FLOOR_DB: return out
+    if level == FLOOR_DB: return out
     db = frame_db(x, 512, 512)
     frames = np.resize(x[:max(len(x)//512, 1)*512], (len(db), 512))
-    quiet = frames[np.argsort(db)[:max(1, len(db)//10)]]*np.hanning(512)
+    quiet = frames[np.argsort(np.where(db > -100, db, np.inf))[:max(1, len(db)//10)]]*np.hanning(512)
     power = np.convolve(np.pad((np.abs(np.fft.rfft(quiet, axis=1))**2).mean(0), 4, mode="edge"), np.ones(9)/9, "valid")
     shape = np.interp(np.fft.rfftfreq(n), np.fft.rfftfreq(512), np.sqrt(power))
     noise = np.fft.irfft(np.fft.rfft(white)*shape, n)
@@ -170,8 +174,8 @@ def hear_call(
     detector.reset()
     scores = detector.score(in_its_room(x, first*step, after_s, zlib.crc32(item.name.encode())))
     start, end = speech_bounds(x)
-    level, floor = rms_db(x[start:end]), max(noise_floor(x), FLOOR_DB)
-    return Call(item, smooth_scores(scores, detector.smooth_frames)[first:], end/SAMPLE_RATE, level, item.facts.get("snr_db", level - floor))
+    level = rms_db(x[start:end])
+    return Call(item, smooth_scores(scores, detector.smooth_frames)[first:], end/SAMPLE_RATE, level, item.facts.get("snr_db", level - _room_db(x)))
 
 # %% ../../nbs/ship/31_evaluate.ipynb #79c1a405
 def hear_positives(
@@ -280,8 +284,7 @@ class Report:
         steps = alarms(self.heard.scores, t, r)
         self.groups, self.kinds = by_group(self.calls, t), by_background(self.heard, steps, round(self.step_s*SAMPLE_RATE))
         self.false_accepts = moments(self.heard, t, r, self.step_s)
-        lower = min((p.threshold for p in self.points), default=t)
-        self.nearly = [m for m in moments(self.heard, lower, r, self.step_s) if m["score"] < t]
+        self.nearly = [m for m in moments(self.heard, min((p.threshold for p in self.points), default=t), r, self.step_s) if m["score"] < t]
         self.missed = sorted((c for c in self.calls if c.peak < t), key=lambda c: c.peak)
         self.latency_ms = self._latency(t)
         self.claims, self.advice = claims(self.at_bundle_threshold, self.target), advice(self.at_bundle_threshold, self.groups, self.kinds, self.target)
@@ -321,7 +324,7 @@ def _report_json(self,
 
 def _report_markdown(self):
     head = f"**{self.phrase}** ({self.graph}): {len(self.calls)} calls, {self.heard.hours:.3g} h of background"
-    chosen = "The first rows' thresholds were chosen on this very audio; the last is the bundle's own."
+    chosen = "The first rows' thresholds were chosen on this very audio; the last came with the bundle."
     skipped = f"\n\n{len(self.skipped)} files were skipped or used in part." if self.skipped else ""
     return "\n\n".join([head, points_table([*self.points, self.at_bundle_threshold]), chosen, " ".join(self.claims)]) + skipped
 
@@ -349,9 +352,8 @@ def evaluate(
 )->Report:                 # Everything counted
     "Judge a bundle as it will run: its exported graph, through the detector, on continuous audio"
     detector = Detector(bundle, graph=graph)
-    calls, backs = recordings(positives, groups), recordings(background, groups)
-    calls, bad = hear_positives(detector, calls, progress)
-    heard = hear_background(detector, backs, progress)
+    to_call, to_hear = recordings(positives, groups), recordings(background, groups)   # both exist before hours are spent
+    (calls, bad), heard = hear_positives(detector, to_call, progress), hear_background(detector, to_hear, progress)
     peaks, r = np.array([c.peak for c in calls]), detector.refractory_frames
     points = [operating_point(peaks, heard.scores, heard.hours, t, r) for t in targets]
     own = measure(detector.threshold, peaks, heard.scores, heard.hours, r)
@@ -389,7 +391,6 @@ class Gate:
     reason:str   # In words
 
     def to_dict(self)->dict: return jsonable(self)
-    def _repr_markdown_(self): return f"{'✓' if self.passed else '✗'} {self.reason}"
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,16 @@ def player(
 
 # %% ../../nbs/ship/30_page.ipynb #2b359256
 def _scales(rows, hours, size, pad):
-    "Functions FA/h → x and FRR → y, and the ranges"
+    "Functions FA/h → x and FRR → y, the range of log10 FA/h and the ticks of FRR"
     (w, h), floor = size, .5/hours
     shown = [r for r in rows if r[1] > 0] or [[0, 1, 1]]
     low, high = math.log10(floor), max(math.log10(max(r[1] for r in shown)), math.log10(floor) + 1)
-    top = max(min(1., max((r[2] for r in rows if r[1] >= floor), default=1.)*1.1), .02)
+    most = max(min(1., max((r[2] for r in rows if r[1] >= floor), default=1.)*1.05), .01)
+    tick = next(t for t in (.002, .005, .01, .02, .05, .1, .2) if most/t <= 5 or t == .2)
+    top = math.ceil(most/tick - 1e-9)*tick
     def at_x(fa): return pad[0] + (math.log10(max(fa, floor)) - low)/(high - low)*(w - pad[0] - pad[1])
     def at_y(frr): return pad[2] + (1 - min(frr, top)/top)*(h - pad[2] - pad[3])
-    return at_x, at_y, low, high, top
+    return at_x, at_y, low, high, np.arange(0, top + tick/2, tick).tolist()
 
 
 def det_svg(
@@ -48,18 +50,18 @@ def det_svg(
     points:list,     # Operating points as dicts, drawn as dots
     chosen:dict,     # The point at the bundle's threshold, drawn larger
     hours:float,     # Background heard, hours
-    size:tuple=(640, 300), # Width and height, px
+    size:tuple=(480, 300), # Width and height, px
 )->str:              # An `<svg>` element in the colours of its surroundings
     "Draw a DET curve"
-    pad = (52, 14, 12, 44)
-    x, y, low, high, top = _scales(rows, hours, size, pad)
+    pad = (58, 12, 10, 46)
+    x, y, low, high, ticks = _scales(rows, hours, size, pad)
     (w, h), out = size, []
     edge = min(x(3/hours), w - pad[1])
     out.append(f'<rect x="{pad[0]}" y="{pad[2]}" width="{max(0, edge - pad[0]):.1f}" height="{h-pad[2]-pad[3]}" class="band"><title>cannot be claimed on {hours:.3g} h</title></rect>')
     for e in range(math.ceil(low), math.floor(high) + 1):
         out.append(f'<path class="grid" d="M{x(10**e):.1f} {pad[2]}V{h-pad[3]}"/><text x="{x(10**e):.1f}" y="{h-pad[3]+16}" text-anchor="middle">{10**e:g}</text>')
-    for i in range(5):
-        out.append(f'<path class="grid" d="M{pad[0]} {y(top*i/4):.1f}H{w-pad[1]}"/><text x="{pad[0]-6}" y="{y(top*i/4)+4:.1f}" text-anchor="end">{100*top*i/4:.3g}%</text>')
+    for t in ticks:
+        out.append(f'<path class="grid" d="M{pad[0]} {y(t):.1f}H{w-pad[1]}"/><text x="{pad[0]-6}" y="{y(t)+4:.1f}" text-anchor="end">{100*t:.3g}%</text>')
     line = [(x(fa), y(frr)) for _, fa, frr in rows]
     d = f"M{line[0][0]:.1f} {line[0][1]:.1f}" + "".join(f"V{b:.1f}H{a:.1f}" for a, b in line[1:])
     out.append(f'<path class="curve" d="{d}"/>')
@@ -113,8 +115,8 @@ main{max-width:46rem;margin:0 auto;padding:1.5rem 1rem 4rem}h1{font-size:1.9rem;
 .dim,small{color:var(--dim)}small{font-size:.82em;white-space:nowrap}.card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1rem 1.1rem;margin:.8rem 0}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.8rem;margin:1rem 0}.tile{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:.8rem 1rem}
 .tile b{display:block;font-size:1.6rem;line-height:1.2;font-variant-numeric:tabular-nums}.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.92rem}
-th{text-align:left;color:var(--dim);font-weight:500;white-space:nowrap}th,td{padding:.4rem .7rem .4rem 0;border-bottom:1px solid var(--line)}td{overflow-wrap:anywhere;min-width:4rem}
-audio{width:100%;height:2.2rem;margin-top:.2rem}svg{width:100%;height:auto;display:block}svg text{font:12px system-ui,sans-serif;fill:var(--dim)}.grid{stroke:var(--line)}.band{fill:var(--dim);opacity:.13}
+th{text-align:left;color:var(--dim);font-weight:500;white-space:nowrap}th,td{padding:.4rem .7rem .4rem 0;border-bottom:1px solid var(--line)}td{overflow-wrap:anywhere;min-width:3.5rem}td:first-child{min-width:8.5rem}
+audio{width:100%;height:2.2rem;margin-top:.2rem}svg{width:100%;height:auto;display:block}svg text{font:14px system-ui,sans-serif;fill:var(--dim)}.grid{stroke:var(--line)}.band{fill:var(--dim);opacity:.13}
 .curve{fill:none;stroke:var(--blue);stroke-width:2.5}.dot{fill:var(--blue)}.own{fill:var(--orange)}.good{color:var(--good)}.bad{color:var(--bad)}li{margin:.3rem 0}ul{padding-left:1.2rem;margin:.4rem 0}.key{color:var(--orange)}
 details{margin:.6rem 0}summary{cursor:pointer;color:var(--dim)}.clip{margin:.7rem 0;font-size:.92rem;overflow-wrap:anywhere}
 """
@@ -123,7 +125,7 @@ def _tiles(d):
     p, ms = d["at_bundle_threshold"], d.get("latency_ms", {}).get("median")
     lo, hi = p["false_reject_rate_95"]; a, b = p["false_accepts_per_hour_95"]
     tiles = [(f"{p['false_reject_rate']:.1%}", "of calls missed", f"{lo:.1%}–{hi:.1%}"), (f"{p['false_accepts_per_hour']:.2f}", "false wakes per hour", f"{a:.2f}–{b:.2f}"),
-             (f"{ms:.0f} ms" if ms is not None else "–", "from the end of the phrase", "median"), (f"{p['hours']:.3g} h", "of background", f"{p['clips']} calls")]
+             (f"{ms:.0f} ms".replace("-", "−") if ms is not None else "–", "from the end of the phrase", "median"), (f"{p['hours']:.3g} h", "of background", f"{p['clips']} calls")]
     return '<div class="tiles">' + "".join(f'<div class="tile"><b>{v}</b>{t} <small>{s}</small></div>' for v, t, s in tiles) + "</div>"
 
 def _items(lines): return "<ul>" + "".join(f"<li>{escape(t)}</li>" for t in lines) + "</ul>"
@@ -139,7 +141,7 @@ def _sections(d, clips, gates):
     curve = det_svg(d["det"], d["operating_points"], own, own["hours"])
     yield "The trade", f'<div class="card">{curve}<p class="dim">Each threshold is a point of the curve; <span class="key">●</span> is the bundle\'s. In the shaded part the rates are too low to be claimed on {own["hours"]:.3g} h of background.</p></div>'
     head = ["budget", "threshold", "false wakes per hour", "", "missed", ""]
-    yield "Operating points", table(head, [*map(_point_row, d["operating_points"]), _point_row(own, True)]) + '<p class="dim">Intervals hold with 95 % confidence. The budgets\' thresholds were chosen on this very audio, so elsewhere they will do a little worse; the bundle\'s threshold was fixed before.</p>'
+    yield "Operating points", table(head, [*map(_point_row, d["operating_points"]), _point_row(own, True)]) + '<p class="dim">Intervals hold with 95 % confidence. The budgets\' thresholds were chosen on this very audio, so elsewhere they will do a little worse; the bundle\'s threshold came with the bundle.</p>'
     for title, html, more in _breakdowns(d): yield title, html + (f'<p class="dim">and {more} more</p>' if more > 0 else "")
     for kind, title in ("false wake", "Listen: false wakes"), ("nearly", "Listen: nearly"), ("missed", "Listen: missed calls"):
         chosen = [(text, x) for k, text, x in clips if k == kind]

@@ -78,7 +78,7 @@ class Bundle:
     def phrase(self)->str: return self.manifest["phrase"]
     @property
     def step_s(self)->float: return self.manifest["step_samples"]/self.manifest["sample_rate"]
-    def __repr__(self): return f"Bundle({str(self.path)!r}, phrase={self.phrase!r}, graphs={list(self.graphs)})"
+    def __repr__(self): return f"Bundle({self.path.name!r}, phrase={self.phrase!r}, graphs={list(self.graphs)})"
     def _repr_markdown_(self):
         m = self.manifest
         rows = [("file", ", ".join(f"`{g['file']}` ({len(self.graphs[n])/1000:.0f} kB, threshold {g['threshold']:.2f})" for n, g in m["graphs"].items())),

@@ -82,7 +82,7 @@ def wav_bytes(x, **kw):
 
 refused = {
     "empty.wav": (b"", "empty"),
-    "header-only.wav": (wav_bytes(voice())[:44], "no samples"),
+    "header-only.wav": (wav_bytes(voice())[:44], "nothing in it can be decoded"),
     "header-cut.wav": (wav_bytes(voice())[:20], "damaged in its header"),
     "zero-length.wav": (wav_bytes(voice()[:0]), "no samples"),
     "jpeg.wav": (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(3000), "JPEG"),
@@ -117,8 +117,26 @@ def test_missing_and_folder(tmp_path):
 def test_truncated_wav_gives_what_is_there(tmp_path):
     data = wav_bytes(voice(2))
     (tmp_path/"cut.wav").write_bytes(data[:44 + SR*2 + 1])  # cut in the middle of a sample
-    x = load_audio(tmp_path/"cut.wav")
+    with pytest.warns(AudioWarning, match="damaged 1.00 s into its 2.00 s"): x = load_audio(tmp_path/"cut.wav")
     assert len(x) == SR and np.abs(x - voice(2)[:SR]).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_wav_from_a_pipe_has_no_length_and_is_fine(tmp_path, size):
+    data = bytearray(wav_bytes(voice()))
+    data[4:8] = data[40:44] = size.to_bytes(4, "little")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load_audio(bytes(data))) == SR
+
+
+def test_whole_recordings_do_not_warn(tmp_path):
+    for i, (name, kw) in enumerate({"a.wav": {}, "b.wav": dict(subtype="PCM_24"), "c.wav": dict(subtype="FLOAT"), "d.mp3": {}, "e.ogg": {}, "f.flac": {}, "g.aiff": {}}.items()):
+        sf.write(tmp_path/name, voice(2.0001), SR, **kw)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load_audio(tmp_path/name)
+            load_audio(tmp_path/name, start_s=1.5)
 
 
 def test_damaged_flac_gives_what_can_be_decoded(tmp_path):

@@ -66,6 +66,17 @@ def test_edited_and_missing_sidecars(ds):
     again = Dataset.open(ds.path)
     assert again[a].label == "noise" and len(again) == 4
     assert sorted(p.stem for p, why in again.problems) == sorted([b, c]) and all((ds.path/f"clips/{x}.wav").exists() for x in (b, c))
+    for p, why in again.problems: assert again.add(p, "negative").path == p  # the remedy
+    assert len(consistent(ds.path)) == 6
+
+def test_a_recording_without_sidecar_survives_a_failed_remedy(ds, monkeypatch):
+    id = ds.clips()[0].id
+    (ds.path/f"clips/{id}.json").unlink()
+    again = Dataset.open(ds.path)
+    def fail(*args, **kwargs): raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(type(ds.index), "put", fail)
+    with pytest.raises(OSError, match="No space"): again.add(ds.path/f"clips/{id}.wav", "positive")
+    assert (ds.path/f"clips/{id}.wav").exists()
 
 def test_copies_travel(ds, tmp_path):
     shutil.make_archive(str(tmp_path/"zip"), "zip", ds.path)
@@ -94,7 +105,7 @@ def test_bad_files_are_listed_and_the_rest_goes_in(ds, tmp_path):
     report = ds.import_folder(tmp_path/"usb")
     assert sorted(c.original_name for c in report.added) == sorted([*good, "stereo.wav", "tail.flac", "cut.wav"])
     assert sorted(Path(p).name for p, why in report.skipped) == ["empty.wav", "jpeg.wav", "nan.wav", "silence.wav", "zero.wav"] and all(why for _, why in report.skipped)
-    assert [Path(p).name for p, _ in report.damaged] == ["tail.flac"]
+    assert [Path(p).name for p, _ in report.damaged] == ["cut.wav", "tail.flac"]
     assert before.items() <= tree(ds.path).items()
     assert all(sf.info(c.path).samplerate == SR and sf.info(c.path).subtype == "PCM_16" and sf.info(c.path).channels == 1 for c in consistent(ds.path).clips())
     assert not list((ds.path/"clips").glob(".*"))
@@ -303,6 +314,19 @@ def test_threads_share_a_dataset(ds):
     for t in threads: t.start()
     for t in threads: t.join()
     assert not errors and len(consistent(ds.path)) == 46
+
+def test_one_sound_cannot_get_two_labels_at_once(ds):
+    for i in range(15):
+        outcome, gate = [], threading.Barrier(2)
+        def add(label):
+            gate.wait()
+            try: outcome.append(ds.add(voice(.05, seed=300 + i), label).label)
+            except DatasetError as e: outcome.append("already here" in str(e))
+        threads = [threading.Thread(target=add, args=(label,)) for label in ("positive", "noise")]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        assert outcome.count(True) == 1
+    consistent(ds.path)
 
 def test_somebody_else_changes_it_while_it_is_open(ds):
     other = Dataset.open(ds.path)

@@ -8,7 +8,7 @@ __all__ = ['AUDIO_SUFFIXES', 'SILENCE_DB', 'to_float32', 'to_int16', 'AudioWarni
            'noise_floor', 'speech_bounds', 'trim_silence', 'show_waveform', 'show_spectrogram']
 
 # %% ../../nbs/data/10_audio.ipynb #86d899d3
-import contextlib, io, warnings, wave
+import contextlib, io, struct, warnings, wave
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +113,21 @@ def resample(
     return x if sr_in == sr_out else soxr.resample(np.asarray(x, dtype=np.float32), sr_in, sr_out, quality="HQ")
 
 # %% ../../nbs/data/10_audio.ipynb #648e3ead
+def _promised_frames(f, src):
+    "Frames that a WAV file's own header promises; soundfile quietly believes the file's length instead"
+    if f.format != "WAV": return 0
+    with open(src, "rb") if isinstance(src, Path) else contextlib.nullcontext(src) as g:
+        back, at, align = g.tell(), 12, 0
+        while at < 1 << 20:
+            g.seek(at)
+            if len(head := g.read(8)) < 8: break
+            kind, size = struct.unpack("<4sI", head)
+            if kind == b"fmt ": align = struct.unpack("<H", g.read(14)[12:])[0]
+            if kind == b"data": break
+            at += 8 + size + size % 2
+        g.seek(back)
+    return size//align if len(head) == 8 and kind == b"data" and align and size < 0x7fff0000 else 0  # streams write a huge size
+
 def _read(f, stop, damaged, size=1 << 16):
     "float32 mono blocks from where `f` stands up to frame `stop`; stops at damage, after telling `damaged`"
     while (at := f.tell()) < stop:
@@ -128,8 +143,8 @@ def _blocks(src, start_s, duration_s):
     name, src = _name(src), _source(src)
     with contextlib.ExitStack() as stack:
         f = stack.enter_context(_open(src, name))
-        sr, total = f.samplerate, f.frames
-        start = min(int(round(start_s*sr)), total)
+        sr, total = f.samplerate, max(f.frames, _promised_frames(f, src))
+        start = min(int(round(start_s*sr)), f.frames)
         stop = total if duration_s is None else min(start + int(round(duration_s*sr)), total)
         got = 0
         def gentle(at): # Again from frame `at`, in small steps, with a fresh decoder

@@ -151,7 +151,7 @@ def rebuild_index(self:Dataset)->list: # [(path, reason)] of recordings that can
         rows, problems = {}, []
         for (id, here), stamp in progress(sorted(self._scan(settle=True).items()), desc="indexing"):
             wav = self.path/("clips", "trash")[here]/f"{id}.wav"
-            if stamp is None: problems.append((wav, "it has no sidecar: add it with ds.add, then remove it"))
+            if stamp is None: problems.append((wav, "it has no sidecar: ds.add(this path, label) makes it a clip"))
             elif id in rows: problems.append((wav, "the same clip is also in clips/"))
             else:
                 try: rows[id] = self._row(id, here, stamp)
@@ -197,12 +197,13 @@ def _commit(self:Dataset, clip, tmp):
         if r["label"] == clip.label: return self._clip(r), False
         raise DatasetError(f"this recording is already here as {r['label']}, not {clip.label}: one of the two is wrong; ds.update({clip.id!r}, label=…) changes it")
     sidecar, wav = self.path/"clips"/f"{clip.id}.json", self.path/"clips"/f"{clip.id}.wav"
+    new = [p for p in (wav, sidecar) if not p.exists()]
     try:
         write_json(sidecar, {k: getattr(clip, k) for k in _meta})
         os.replace(tmp, wav)
         self.index.put([{**asdict(clip), "stamp": sidecar.stat().st_mtime_ns}])
     except BaseException: # all or nothing
-        for p in (wav, sidecar): p.unlink(missing_ok=True)
+        for p in new: p.unlink(missing_ok=True)
         raise
     return replace(clip, path=wav), True
 

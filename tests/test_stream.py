@@ -70,6 +70,17 @@ def test_reset_is_time_zero(folder, x):
     assert d.process(x) == first
 
 
+def test_reset_forgets_scores_samples_and_deafness(folder):
+    d = Detector(folder, threshold=.2, smooth_ms=200, refractory_ms=5000)
+    assert d.process(np.concatenate([chime(), np.zeros(170)]))
+    d.reset()
+    assert d.process(np.zeros(6400)) == [], "old scores leak into the average"
+    d.reset()
+    fresh = Detector(folder, threshold=.2, smooth_ms=200, refractory_ms=5000)
+    again = np.concatenate([np.zeros(800), chime(), np.zeros(3200)])
+    assert [e.time_s for e in d.process(again)] == [e.time_s for e in fresh.process(again)] != []
+
+
 def test_short_and_empty_input(folder):
     d = Detector(folder)
     for chunk in ([], np.zeros(0, np.int16), np.zeros((0, 1)), np.zeros((1, 0))): assert len(d.score(chunk)) == 0 and d.process(chunk) == []

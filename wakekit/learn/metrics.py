@@ -296,6 +296,6 @@ def claims(
     out = [f"In {length} of background it woke {woke}: at most {rate_bound(k, h):.2g} false wakes per hour, with 95 % confidence.",
            f"It missed {point.false_rejects} of {n} calls ({point.false_reject_rate:.1%}); with 95 % confidence the rate lies between {low:.1%} and {high:.1%}."]
     if rate_bound(k, h) > target:
-        rest = f", or {hours_needed(target, k):.0f} h with these {k}." if k else f"; {length} were heard."
+        rest = f", or {hours_needed(target, k):.0f} h with {'this one' if k == 1 else f'these {k}'}." if k else f"; {length} were heard."
         out.append(f"To claim {target:g} per hour takes {hours_needed(target):.0f} h without a false wake{rest}")
     return out

@@ -132,7 +132,7 @@ def step_lint(
     root:Path, # Root of the project
 )->Step:       # How it ended
     "No undefined names"
-    code, text = child(["-m", "ruff", "check", "--select", "F,E9", "--ignore", "F811", "--no-cache", "wakekit"], root)
+    code, text = child(["-m", "ruff", "check", "--select", "F,E9", "--ignore", "F811", "--no-cache", "--output-format", "concise", "wakekit"], root)
     if code: print(text)
     return Step("lint", not code, len(modules(root)), "modules linted")
 
@@ -205,7 +205,7 @@ def run_steps(
         start = time.perf_counter()
         step = run[name](root)
         done.append(step.replace(seconds=round(time.perf_counter() - start, 2)))
-        print(f"{'ok' if step.ok else 'FAILED'}: {step.n} {step.what} in {done[-1].seconds:.1f} s", flush=True)
+        print(f"ok: {step.n} {step.what} in {done[-1].seconds:.1f} s" if step.ok else f"FAILED: {name}, after {done[-1].seconds:.1f} s", flush=True)
     return done
 
 # %% ../nbs/98_testing.ipynb #1b639337

@@ -62,7 +62,7 @@ def child(
     return p.returncode, p.stdout.decode(errors="replace").strip()
 
 # %% ../nbs/98_testing.ipynb #79a02aed
-_regenerate = "from nbdev.clean import nbdev_clean; from nbdev.doclinks import nbdev_export; nbdev_clean(); nbdev_export()"
+_regenerate = "from nbdev.clean import nbdev_clean as clean; from nbdev.doclinks import nbdev_export as export; clean(); export()"
 
 def _texts(root):
     "Relative path → text of everything that `clean` and `export` may change"

@@ -219,7 +219,7 @@ def prove_folder(
 )->str:                # Where it is, and the room
     "Write into a folder, or into the nearest one above it that exists"
     at = Path(path)
-    while not at.exists(): at = at.parent
+    while not at.exists() and at != at.parent: at = at.parent
     if not at.is_dir(): raise NotADirectoryError(f"{at} is a file")
     with tempfile.TemporaryFile(dir=at) as f: f.write(b"wakekit")
     room_gb = shutil.disk_usage(at).free / 1e9

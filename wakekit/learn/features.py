@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
-from ..core import Config, SAMPLE_RATE
+from ..core import Config, ConfigError, SAMPLE_RATE
 
 # %% ../../nbs/learn/20_features.ipynb #f9dbc745
 @dataclass(frozen=True)
@@ -47,9 +48,14 @@ def mel_filters(
     down = (edges[2:, None] - bins)/np.diff(edges)[1:, None]
     return np.maximum(0, np.minimum(up, down))
 
-# %% ../../nbs/learn/20_features.ipynb #a8b70435
-def hann(n): return .5 - .5*np.cos(2*np.pi*np.arange(n)/n)
+# %% ../../nbs/learn/20_features.ipynb #4b77e8f1
+def hann(
+    n:int,       # Samples
+)->np.ndarray:   # Weights, (n,)
+    "Periodic Hann window: the first weight is zero, the one after the last would be zero again"
+    return .5 - .5*np.cos(2*np.pi*np.arange(n)/n)
 
+# %% ../../nbs/learn/20_features.ipynb #1452893f
 def log_mel(
     x:np.ndarray,                         # Waveform, (time,), in [-1, 1]
     config:FeatureConfig=FeatureConfig(), # Front end
@@ -82,12 +88,13 @@ class StreamingLogMel:
         self.tail = x[feats.shape[1]*self.config.hop_length:]
         return feats
 
-# %% ../../nbs/learn/20_features.ipynb #5ec90327
+# %% ../../nbs/learn/20_features.ipynb #4d1e71e4
 @lru_cache(maxsize=4)
 def folded_dft(
     config:FeatureConfig=FeatureConfig(), # Front end; `n_fft` a multiple of 4
 )->tuple:                                 # Window, four (n_fft/4+1, bins) matrices, mel weights of the even and of the odd bins
     "The windowed DFT as four small matrices: its symmetries fold a frame twice, so it costs a quarter"
+    if config.n_fft%4: raise ConfigError(f"n_fft must be a multiple of 4 to fold a frame twice, not {config.n_fft}")
     n, half = config.n_fft, config.n_fft//2
     mels = mel_filters(config)
     used = np.flatnonzero(mels.any(0))
@@ -98,39 +105,63 @@ def folded_dft(
     for m in mats: m[-1] /= 2     # the middle sample is folded onto itself
     return hann(n), mats, mels[:, even], mels[:, odd]
 
-# %% ../../nbs/learn/20_features.ipynb #e68c25ee
+# %% ../../nbs/learn/20_features.ipynb #889060ee
 class LogMel(nn.Module):
     "Waveform (batch, time) → log-mel (batch, n_mels, n_frames) by additions and four small matrix products"
     def __init__(self,
-        config:FeatureConfig=FeatureConfig(), # Front end
+        config:FeatureConfig=FeatureConfig(), # Front end; `n_fft` a multiple of 4 and of `hop_length`
     ):
         super().__init__()
         self.config = config
+        if config.n_fft%config.hop_length: raise ConfigError(f"n_fft must be a multiple of hop_length, or frames cannot be joined from hops; {config.n_fft} is none of {config.hop_length}")
         window, mats, even, odd = folded_dft(config)
         half = config.n_fft//2
         window = np.r_[window[:half], window[half]/2]
         buffers = dict(zip(("cos_even", "cos_odd", "sin_even", "sin_odd"), mats), window=window, mel_even=even.T, mel_odd=odd.T)
         for name, value in buffers.items(): self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
+        plain = dict(hann=hann(config.n_fft), mel_pairs=mel_filters(config).T.repeat(2, 0)) # each bin's real and imaginary part
+        for name, value in plain.items(): self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
+        self.exporting = False # `StreamingModel` sets it: an exported graph has no FFT
         self.register_buffer("mirror", -torch.arange(half + 1)%config.n_fft, persistent=False)
 
-    def frames(self, x):
-        "Overlapping frames, (batch, n_frames, n_fft), by joining shifted rows of one hop each"
-        hop, n = self.config.hop_length, self.config.n_fft//self.config.hop_length
-        rows = x[:, :x.shape[1]//hop*hop].reshape(x.shape[0], -1, hop)
-        count = rows.shape[1] - n + 1
-        return torch.cat([rows[:, i:i + count] for i in range(n)], -1)
+# %% ../../nbs/learn/20_features.ipynb #5aa2a980
+@patch
+def frames(self:LogMel,
+    x:torch.Tensor, # Waveform, (batch, time)
+)->torch.Tensor:    # (batch, n_frames, n_fft)
+    "Overlapping frames by joining shifted rows of one hop each"
+    hop, n = self.config.hop_length, self.config.n_fft//self.config.hop_length
+    rows = x[:, :x.shape[1]//hop*hop].reshape(x.shape[0], -1, hop)
+    count = rows.shape[1] - n + 1
+    return torch.cat([rows[:, i:i + count] for i in range(n)], -1)
 
-    def power(self, x):
-        "Mel power, (batch, n_mels, n_frames), before the logarithm"
-        frames, mid = self.frames(x), self.config.n_fft//4
-        left, right = frames[..., :2*mid + 1], frames[..., self.mirror]
-        p, q = (left + right)*self.window, (left - right)*self.window
-        fold = lambda y: (y[..., :mid + 1], y[..., mid:].flip(-1))
-        (p0, p1), (q0, q1) = fold(p), fold(q)
-        even = ((p0 + p1) @ self.cos_even)**2 + ((q0 - q1) @ self.sin_even)**2
-        odd = ((p0 - p1) @ self.cos_odd)**2 + ((q0 + q1) @ self.sin_odd)**2
-        return (even @ self.mel_even + odd @ self.mel_odd).transpose(1, 2)
+# %% ../../nbs/learn/20_features.ipynb #aa46e1c3
+@patch
+def folded_power(self:LogMel,
+    x:torch.Tensor, # Waveform, (batch, time)
+)->torch.Tensor:    # (batch, n_mels, n_frames)
+    "Mel power, before the logarithm, by additions and products alone: the form that is exported"
+    frames, mid = self.frames(x), self.config.n_fft//4
+    left, right = frames[..., :2*mid + 1], frames[..., self.mirror]
+    p, q = (left + right)*self.window, (left - right)*self.window
+    fold = lambda y: (y[..., :mid + 1], y[..., mid:].flip(-1))
+    (p0, p1), (q0, q1) = fold(p), fold(q)
+    even = ((p0 + p1) @ self.cos_even)**2 + ((q0 - q1) @ self.sin_even)**2
+    odd = ((p0 - p1) @ self.cos_odd)**2 + ((q0 + q1) @ self.sin_odd)**2
+    return (even @ self.mel_even + odd @ self.mel_odd).transpose(1, 2)
 
-    def forward(self, x):
-        "Log-mel, natural logarithm"
-        return torch.log(self.power(x) + self.config.log_floor)
+@patch
+def power(self:LogMel,
+    x:torch.Tensor, # Waveform, (batch, time)
+)->torch.Tensor:    # (batch, n_mels, n_frames)
+    "Mel power, before the logarithm; by FFT while training, eight clips at a time so that they stay in the CPU's cache"
+    if self.exporting or x.shape[1]<self.config.n_fft: return self.folded_power(x)
+    def some(x):
+        spectrum = torch.view_as_real(torch.fft.rfft(x.unfold(1, self.config.n_fft, self.config.hop_length)*self.hann)).flatten(-2)
+        return spectrum.square_() @ self.mel_pairs
+    return torch.cat([some(x) for x in x.split(8 if x.device.type=="cpu" else len(x))]).transpose(1, 2)
+
+@patch
+def forward(self:LogMel, x):
+    "Log-mel, natural logarithm"
+    return torch.log(self.power(x) + self.config.log_floor)

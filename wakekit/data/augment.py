@@ -7,7 +7,7 @@ __all__ = ['AugmentConfig', 'Draws', 'draw', 'synthetic_room', 'prepare_room', '
            'speech_level', 'augment_waveform', 'augment_mel']
 
 # %% ../../nbs/data/15_augment.ipynb #197adff8
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 import numpy as np
 from ..core import Config, SAMPLE_RATE
 
@@ -42,6 +42,12 @@ class Draws:
     eq_db:np.ndarray    # (batch, n_mels), dB
     mask:np.ndarray     # (batch, 4): first mel, mels, first moment in [0, 1], frames
     seed:int            # Of the white floor
+
+    def rows(self,
+        part:slice, # Which clips
+    )->"Draws":     # The draws of those
+        "What will happen to some of the clips"
+        return Draws(*(getattr(self, f.name)[part] for f in fields(self) if f.name!="seed"), self.seed + (part.start or 0))
 
 def draw(
     config:AugmentConfig,    # Ranges

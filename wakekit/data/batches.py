@@ -185,7 +185,7 @@ class BatchConfig(Config):
     hard:float=.25          # Share of mined moments, once there are any: negatives
     babble:float=.25        # Share of windows whose noise is somebody else talking
     out_steps:int=25        # Scores per window
-    end_steps:tuple=(2, 13) # The phrase ends at one of these
+    end_steps:tuple=(4, 15) # The phrase ends at one of these
 
 @dataclass
 class Batch:

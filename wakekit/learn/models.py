@@ -203,7 +203,7 @@ class StreamingModel(nn.Module):
     ):
         super().__init__()
         self.model = copy.deepcopy(model).cpu().eval()
-        self.context = model.config.features.context
+        self.context, self.model.features.exporting = model.config.features.context, True
         with torch.no_grad():
             room = torch.randn(1, 4*model.config.features.sample_rate, generator=torch.Generator().manual_seed(0))*1e-4
             tape = Tape()

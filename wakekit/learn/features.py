@@ -150,6 +150,7 @@ def folded_power(self:LogMel,
     odd = ((p0 - p1) @ self.cos_odd)**2 + ((q0 + q1) @ self.sin_odd)**2
     return (even @ self.mel_even + odd @ self.mel_odd).transpose(1, 2)
 
+# %% ../../nbs/learn/20_features.ipynb #82313ca9
 @patch
 def power(self:LogMel,
     x:torch.Tensor, # Waveform, (batch, time)

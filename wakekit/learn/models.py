@@ -14,11 +14,11 @@ from torch import nn
 from ..core import Config, ConfigError
 from .features import FeatureConfig, LogMel
 
-# %% ../../nbs/learn/21_models.ipynb #f729691f
+# %% ../../nbs/learn/21_models.ipynb #cf83ebb6
 class Tape:
     "The ring buffers of a network in one flat tensor, read and rewritten in the order in which its layers run"
     def __init__(self,
-        state:torch.Tensor|None=None, # Flat state, (batch, state_size); None only counts
+        state:torch.Tensor|None=None, # Flat state, (batch, state_size); None starts with zeros and only counts
     ): self.state,self.at,self.out = state,0,[]
 
     def __call__(self,
@@ -38,15 +38,16 @@ class Tape:
     @property
     def flat(self): return torch.cat(self.out, 1)
 
-# %% ../../nbs/learn/21_models.ipynb #99261192
+# %% ../../nbs/learn/21_models.ipynb #53bffa66
 class CausalConv(nn.Module):
     "Convolution over time that needs `context` past frames and never pads"
     def __init__(self,
-        n_in:int, n_out:int, # Channels
-        kernel:int,          # Taps over time
-        dilation:int=1,      # Frames between taps
-        stride:int=1,        # Frames per output
-        groups:int=1,        # `n_in` for a depthwise convolution
+        n_in:int,       # Channels in
+        n_out:int,      # Channels out
+        kernel:int,     # Taps over time
+        dilation:int=1, # Frames between taps
+        stride:int=1,   # Frames per output
+        groups:int=1,   # `n_in` for a depthwise convolution
     ):
         super().__init__()
         self.context = (kernel - 1)*dilation + 1 - stride
@@ -56,8 +57,12 @@ class CausalConv(nn.Module):
         "(batch, n_in, frames) → (batch, n_out, frames'): without a tape the output is shorter by the context"
         return self.conv(tape(x, self.context) if tape else x)
 
-# %% ../../nbs/learn/21_models.ipynb #afcbb154
-def pointwise(n_in, n_out, act=True):
+# %% ../../nbs/learn/21_models.ipynb #13081cac
+def pointwise(
+    n_in:int,      # Channels in
+    n_out:int,     # Channels out
+    act:bool=True, # ReLU at the end
+)->nn.Module:      # (batch, n_in, frames) → (batch, n_out, frames)
     "Mix channels at each frame, then normalize"
     return nn.Sequential(nn.Conv1d(n_in, n_out, 1, bias=False), nn.BatchNorm1d(n_out), *([nn.ReLU()] if act else []))
 
@@ -176,26 +181,24 @@ class WakeModel(nn.Module):
             if isinstance(m, CausalConv): context, rate = context + m.context*rate, rate*m.conv.stride[0]
         return self.config.features.context + (context + rate)*self.config.features.hop_length
 
-# %% ../../nbs/learn/21_models.ipynb #fe15cffc
+# %% ../../nbs/learn/21_models.ipynb #ea6a8a5e
 @torch.no_grad()
 def model_size(
     model:WakeModel, # Any network
-)->dict:             # parameters, MACs per second of audio (network and front end), receptive field in ms
+)->dict:             # parameters, MACs per second of streamed audio (network, front end), receptive field in ms
     "What a model costs and how far it looks back"
-    macs = [0]
+    macs, f = [0], model.config.features
     def hook(m, _, out): macs[0] += out.shape[1:].numel()*m.weight[0].numel()
     handles = [m.register_forward_hook(hook) for m in model.net.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))]
-    sr, mode = model.config.features.sample_rate, model.training
-    x = torch.zeros(1, model.receptive_field + sr - model.step_samples)
-    model.eval()(x)
+    mode = model.training
+    model.eval().net(torch.zeros(1, f.n_mels, model.config.stride, device=next(model.parameters()).device), Tape())
     model.train(mode)
     for h in handles: h.remove()
-    # the network's own context is recomputed offline, so count a second of steps only
-    front = sum(b.numel() for n, b in model.features.named_buffers() if n.startswith(("cos", "sin", "mel")))
-    return dict(parameters=sum(p.numel() for p in model.net.parameters()), macs_per_s=int(macs[0]),
-                front_end_macs_per_s=front*sr//model.config.features.hop_length, receptive_field_ms=model.receptive_field*1000//sr)
+    front = sum(b.numel() for n, b in model.features.named_buffers() if n.startswith(("cos_", "sin_", "mel_even", "mel_odd")))
+    return dict(parameters=sum(p.numel() for p in model.net.parameters()), macs_per_s=round(macs[0]*f.sample_rate/model.step_samples),
+                front_end_macs_per_s=front*f.sample_rate//f.hop_length, receptive_field_ms=model.receptive_field*1000//f.sample_rate)
 
-# %% ../../nbs/learn/21_models.ipynb #dc4c2521
+# %% ../../nbs/learn/21_models.ipynb #ade3075f
 class StreamingModel(nn.Module):
     "Samples and state in, scores and state out: what is exported"
     def __init__(self,
@@ -205,7 +208,8 @@ class StreamingModel(nn.Module):
         self.model = copy.deepcopy(model).cpu().eval()
         self.context, self.model.features.exporting = model.config.features.context, True
         with torch.no_grad():
-            room = torch.randn(1, 4*model.config.features.sample_rate, generator=torch.Generator().manual_seed(0))*1e-4
+            n = max(4*model.config.features.sample_rate, -(-2*model.receptive_field//model.step_samples)*model.step_samples)
+            room = torch.randn(1, n, generator=torch.Generator().manual_seed(0))*1e-4
             tape = Tape()
             self.model.net(self.model.features(tape(room, self.context)), tape)
         self.register_buffer("quiet", tape.flat)

@@ -179,9 +179,10 @@ class BatchConfig(Config):
     "What a batch is made of; the rest of it are random moments of the background"
     batch_size:int=128      # Windows in a batch
     positive:float=.31      # Share that ends with the phrase
-    synthetic:float=.25     # Of those, share spoken by a synthesizer where there are recordings too
+    synthetic:float|None=None # Of those, share spoken by a synthesizer; None: 12 in (12 + recordings)
     cut:float=.06           # Share that is only the beginning or the end of the phrase: negatives
-    near_miss:float=.1      # Share of near misses: negatives
+    near_miss:float=.08     # Share of near misses: negatives
+    isolated:float=.1       # Share of moments of the background alone in silence, like a call: negatives
     hard:float=.25          # Share of mined moments, once there are any: negatives
     babble:float=.25        # Share of windows whose noise is somebody else talking
     out_steps:int=25        # Scores per window
@@ -235,6 +236,7 @@ class Batches:
         self.receptive_field, self.step = receptive_field, step
         self.n = receptive_field + (config.out_steps - 1)*step
         self.real, self.said, self.near = map(data.where, ("positive", "synthetic", "near_miss"))
+        self.synthetic_share = 1 if not len(self.real) else 12/(12 + len(self.real)) if config.synthetic is None else config.synthetic
         if not len(self.real) + len(self.said): raise TrainError("There is no clip of the phrase: add recordings or set synthetic above 0")
 
     def __len__(self): return self.n_batches
@@ -242,7 +244,7 @@ class Batches:
 # %% ../../nbs/data/19_batches.ipynb #7e7b8194
 def _positive(self, rng, cut=False):
     "A window with the phrase, or with a part of it, and where that ends"
-    said = len(self.said) and (not len(self.real) or rng.random() < self.config.synthetic)
+    said = len(self.said) and rng.random() < self.synthetic_share
     i = rng.choice(self.said if said else self.real)
     x, (start, end) = self.data.clips.read(i), self.data.bounds[i]
     at = self.receptive_field + int(rng.integers(*((0, self.config.out_steps) if cut else self.config.end_steps)))*self.step
@@ -257,6 +259,12 @@ def _miss(self, rng):
     x, at = self.data.clips.read(i), self.receptive_field + int(rng.integers(self.config.out_steps))*self.step
     return place(x, 0, len(x), self.data.bounds[i][1], at, self.n), at
 
+def _isolated(self, rng):
+    "A window with a moment of the background alone in silence, and where it ends: silence around speech must not mean a call"
+    x = self.data.background.crop(rng, int(rng.uniform(.3, 1.3)*SAMPLE_RATE), 1)[0]
+    at = self.receptive_field + int(rng.integers(*self.config.end_steps))*self.step
+    return place(np.pad(x, 1), 1, len(x) + 1, len(x) + 1, at, self.n, fade=480), at
+
 def _hard(self, rng):
     "A window around a moment that an earlier model took for the phrase"
     pcm = self.data.background.pcm
@@ -264,7 +272,7 @@ def _hard(self, rng):
     first = np.clip(rng.choice(self.hard) + rng.integers(-self.step, self.step) - at, 0, len(pcm) - self.n)
     return np.array(pcm[first:first + self.n]), at
 
-Batches._positive, Batches._miss, Batches._hard = _positive, _miss, _hard
+Batches._positive, Batches._miss, Batches._isolated, Batches._hard = _positive, _miss, _isolated, _hard
 
 # %% ../../nbs/data/19_batches.ipynb #53a91f17
 def __getitem__(self:Batches,
@@ -277,6 +285,7 @@ def __getitem__(self:Batches,
     n_pos = count(c.positive)
     rows = [self._positive(rng) for _ in range(n_pos)] + [self._positive(rng, cut=True) for _ in range(count(c.cut))]
     rows += [self._miss(rng) for _ in range(count(c.near_miss, len(self.near)))]
+    rows += [self._isolated(rng) for _ in range(count(c.isolated))]
     rows += [self._hard(rng) for _ in range(count(c.hard, self.hard is not None and len(self.hard)))]
     rest = b - len(rows)
     pcm = np.concatenate([np.stack([r[0] for r in rows]), self.data.background.crop(rng, self.n, rest)])

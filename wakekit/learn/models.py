@@ -213,7 +213,7 @@ class StreamingModel(nn.Module):
             tape = Tape()
             self.model.net(self.model.features(tape(room, self.context)), tape)
         self.register_buffer("quiet", tape.flat)
-        self.eval()
+        self.eval().requires_grad_(False)
 
     @property
     def state_size(self): return self.quiet.shape[1]

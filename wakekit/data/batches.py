@@ -26,6 +26,7 @@ class Item:
     src:object   # Path, or waveform (time,)
     group:str    # Speaker, voice or source: never on both sides of a split
     name:str=""  # For lists of what could not be read
+    synthetic:bool=False # Spoken by a synthesizer: never counted as a person
 
 def folder_items(
     places, # A folder or file, or a list of them
@@ -144,7 +145,7 @@ def fingerprint(
         else:
             s = Path(i.src).stat()
             h.update(f"{i.src}|{s.st_size}|{s.st_mtime_ns}".encode())
-        h.update(str(i.group).encode())
+        h.update(f"{i.group}{' synthetic' if i.synthetic else ''}".encode())
     return h.hexdigest()
 
 def prepare(
@@ -163,7 +164,7 @@ def prepare(
     for valid in (False, True):
         side = folder/("valid" if valid else "train")
         key = hashlib.sha256((config.to_json() + "".join(map(fingerprint, (positives, background, noise)))).encode()).hexdigest()
-        clips = lambda: chain((("positive", i) for i in choose(positives, valid)), synthetic_items(config, side.name, ("synthetic", "near_miss")))
+        clips = lambda: chain((("synthetic" if i.synthetic else "positive", i) for i in choose(positives, valid)), synthetic_items(config, side.name, ("synthetic", "near_miss")))
         talk = lambda: chain((("background", i) for i in choose(pieces([*background, *noise]), valid)), synthetic_items(config, side.name, ("filler",)))
         build = lambda name, rows: PcmCache.build(side/name, ((i.src, label, i.group, i.name) for label, i in rows()), key, name)
         sides.append([build("clips", clips), build("background", talk)])

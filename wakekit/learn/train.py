@@ -343,8 +343,7 @@ def run(self:Trainer)->TrainResult: # Best weights and history
                 while self.epoch<self.config.epochs: self.finish_epoch(self.run_epoch(net, bar), started, done)
             except KeyboardInterrupt:
                 self.event(kind="interrupted", epoch=self.epoch)
-                print(f"\nStopped after epoch {self.epoch} of {self.config.epochs}; the same command goes on from there.")
-                raise
+                raise KeyboardInterrupt(f"stopped after epoch {self.epoch} of {self.config.epochs}; the same command goes on from there") from None
     self.event(kind="done", epoch=self.epoch)
     model = WakeModel(self.config.model)
     model.load_state_dict(self.best["weights"])

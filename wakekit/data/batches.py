@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONG_S', 'Item', 'folder_items', 'held_out', 'pieces', 'DataConfig', 'voice_sides', 'synthetic_items', 'TrainingSet',
-           'noise_bank', 'fingerprint', 'prepare', 'BatchConfig', 'Batch', 'place', 'Batches']
+           'noise_bank', 'fingerprint', 'prepare', 'place', 'BatchConfig', 'Batch', 'Batches']
 
 # %% ../../nbs/data/19_batches.ipynb #b9a31178
 import hashlib, re
@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 import numpy as np
-from ..core import Config, SAMPLE_RATE, TrainError
-from .audio import AudioError, find_audio, iter_audio, load_audio, probe_audio, speech_bounds, to_float32
+from fastcore.basics import patch
+from ..core import AudioError, Config, ConfigError, SAMPLE_RATE, TrainError, atomic_write
+from .audio import find_audio, iter_audio, load_audio, probe_audio, speech_bounds, to_float32
 from .augment import AugmentConfig, Draws, coloured_noise, draw, prepare_room, synthetic_room
 from .cache import PcmCache
 from .phrases import near_misses, sentences
 from .synth import available_synthesizers, check_phrase, draw_utterances, split_voices, synthesize
 
-# %% ../../nbs/data/19_batches.ipynb #30eb157e
+# %% ../../nbs/data/19_batches.ipynb #88299def
 @dataclass(frozen=True)
 class Item:
     "One recording to learn from"
@@ -28,6 +29,7 @@ class Item:
     name:str=""  # For lists of what could not be read
     synthetic:bool=False # Spoken by a synthesizer: never counted as a person
 
+# %% ../../nbs/data/19_batches.ipynb #72d6980c
 def folder_items(
     places, # A folder or file, or a list of them
 )->list:    # `Item`s in sorted order
@@ -37,6 +39,7 @@ def folder_items(
     several = len({(p.parent, stem(p)) for p in paths}) > 4
     return [Item(p, f"{p.parent.name}/{(several and stem(p)) or p.stem}", str(p)) for p in paths]
 
+# %% ../../nbs/data/19_batches.ipynb #07b7e2c4
 def held_out(
     group:str,   # Speaker, voice or source
     share:float, # Of the groups to hold out
@@ -45,7 +48,7 @@ def held_out(
     "Choose groups by a hash, so that adding data never moves a group to the other side"
     return int(hashlib.sha1(f"{seed}:{group}".encode()).hexdigest()[:8], 16)/2**32 < share
 
-# %% ../../nbs/data/19_batches.ipynb #3e59498f
+# %% ../../nbs/data/19_batches.ipynb #12f20837
 LONG_S = 300 # Longer files are split in time, s
 
 def pieces(
@@ -55,10 +58,12 @@ def pieces(
     for item in items:
         try: long = not isinstance(item.src, np.ndarray) and probe_audio(item.src).duration_s > LONG_S
         except AudioError: long = False
-        if not long: yield item
-        else:
-            for k, chunk in enumerate(iter_audio(item.src, chunk_s=60.)):
-                yield Item(chunk, f"{item.group}@{k//5}", f"{item.name} from {k} min")
+        if not long:
+            yield item
+            continue
+        try:
+            for k, chunk in enumerate(iter_audio(item.src, chunk_s=60.)): yield Item(chunk, f"{item.group}@{k//5}", f"{item.name} from {k} min")
+        except AudioError: yield item
 
 # %% ../../nbs/data/19_batches.ipynb #0f1cae0c
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class DataConfig(Config):
     synthetic_rooms:int=48    # Made-up rooms beside the measured ones
     seed:int=0                # Of everything that is drawn
 
-# %% ../../nbs/data/19_batches.ipynb #c77861da
+# %% ../../nbs/data/19_batches.ipynb #7bb903f6
 def voice_sides(
     config:DataConfig, # Language and shares
 )->dict:               # `train`, `valid`, `test` → voices
@@ -84,6 +89,7 @@ def voice_sides(
     rest, test = split_voices(voices, config.test_voices, config.seed)
     return dict(zip(("train", "valid"), split_voices(rest, config.valid_voices, config.seed)), test=test)
 
+# %% ../../nbs/data/19_batches.ipynb #0d04217e
 def synthetic_items(
     config:DataConfig, # Phrase and counts
     side:str,          # `train`, `valid` or `test`: whose voices
@@ -100,7 +106,7 @@ def synthetic_items(
         said = draw_utterances(texts[label](), count, seed, language=config.language, voices=voices) if count else []
         for u, x in synthesize(said): yield label, Item(x, str(u.voice), u.text)
 
-# %% ../../nbs/data/19_batches.ipynb #7bb903f6
+# %% ../../nbs/data/19_batches.ipynb #6e4396ca
 class TrainingSet:
     "Everything a detector learns from on one side of the split: four caches on disk and some rooms"
     def __init__(self,
@@ -112,7 +118,7 @@ class TrainingSet:
         self.clips, self.background, self.noise, self.rooms = clips, background, noise, rooms
         path = clips.folder/"bounds.npy"
         if not path.exists():
-            np.save(path, np.array([speech_bounds(to_float32(clips.read(i))) for i in range(len(clips))]).reshape(-1, 2))
+            with atomic_write(path) as f: np.save(f, np.array([speech_bounds(to_float32(clips.read(i))) for i in range(len(clips))]).reshape(-1, 2))
         self.bounds = np.load(path)
 
     def where(self,
@@ -127,7 +133,7 @@ class TrainingSet:
     def _repr_markdown_(self):
         return "\n\n".join(f"**{n}**\n\n{getattr(self, n)._repr_markdown_()}" for n in ("clips", "background", "noise")) + f"\n\n{len(self.rooms)} rooms"
 
-# %% ../../nbs/data/19_batches.ipynb #d044df83
+# %% ../../nbs/data/19_batches.ipynb #afd20ee1
 def noise_bank(
     seed:int=0, # Which noise
 )->list:        # `Item`s of 10 s
@@ -135,6 +141,7 @@ def noise_bank(
     rng = np.random.default_rng(seed)
     return [Item(coloured_noise(rng, 10*SAMPLE_RATE, s), "noise bank", f"{s} dB per octave") for s in (0, -1, -2, -3, -4, -5, -6, -8)]
 
+# %% ../../nbs/data/19_batches.ipynb #fd532658
 def fingerprint(
     items, # `Item`s with files or waveforms
 )->str:    # Hexadecimal; changes when a file's size, time or place changes
@@ -148,6 +155,7 @@ def fingerprint(
         h.update(f"{i.group}{' synthetic' if i.synthetic else ''}".encode())
     return h.hexdigest()
 
+# %% ../../nbs/data/19_batches.ipynb #3f9a7c48
 def prepare(
     folder,            # Where the caches go
     config:DataConfig, # Phrase, synthesis, what is held out
@@ -168,35 +176,11 @@ def prepare(
         talk = lambda: chain((("background", i) for i in choose(pieces([*background, *noise]), valid)), synthetic_items(config, side.name, ("filler",)))
         build = lambda name, rows: PcmCache.build(side/name, ((i.src, label, i.group, i.name) for label, i in rows()), key, name)
         sides.append([build("clips", clips), build("background", talk)])
-    bank = lambda: [("noise", i) for i in [*choose(pieces(noise), False), *noise_bank(config.seed)]]
-    bank = PcmCache.build(folder/"train"/"noise", ((i.src, l, i.group, i.name) for l, i in bank()), key, "noise")
+    rows = (("noise", i) for i in chain(choose(pieces(noise), False), noise_bank(config.seed)))
+    bank = PcmCache.build(folder/"train"/"noise", ((i.src, label, i.group, i.name) for label, i in rows), key, "noise")
     rng = np.random.default_rng(config.seed)
     walls = np.stack([*(synthetic_room(rng) for _ in range(config.synthetic_rooms)), *(prepare_room(load_audio(r)) for r in rooms)])
     return tuple(TrainingSet(c, b, bank, walls) for c, b in sides)
-
-# %% ../../nbs/data/19_batches.ipynb #0d04217e
-@dataclass(frozen=True)
-class BatchConfig(Config):
-    "What a batch is made of; the rest of it are random moments of the background"
-    batch_size:int=128      # Windows in a batch
-    positive:float=.31      # Share that ends with the phrase
-    synthetic:float|None=None # Of those, share spoken by a synthesizer; None: 12 in (12 + recordings)
-    cut:float=.06           # Share that is only the beginning or the end of the phrase: negatives
-    near_miss:float=.08     # Share of near misses: negatives
-    isolated:float=.1       # Share of moments of the background alone in silence, like a call: negatives
-    hard:float=.25          # Share of mined moments, once there are any: negatives
-    babble:float=.25        # Share of windows whose noise is somebody else talking
-    out_steps:int=25        # Scores per window
-    end_steps:tuple=(4, 15) # The phrase ends at one of these
-
-@dataclass
-class Batch:
-    "One batch before augmentation; positives come first"
-    pcm:np.ndarray   # int16, (batch, time)
-    noise:np.ndarray # int16, (batch, time)
-    end:np.ndarray   # Sample at which the speech ends, or any moment, (batch,)
-    n_positive:int   # How many of the rows say the phrase
-    draws:Draws      # What will be done to them
 
 # %% ../../nbs/data/19_batches.ipynb #62a5b314
 def place(
@@ -219,7 +203,32 @@ def place(
     out[a + shift:b + shift] = y
     return out
 
-# %% ../../nbs/data/19_batches.ipynb #77d918c6
+# %% ../../nbs/data/19_batches.ipynb #53a91f17
+@dataclass(frozen=True)
+class BatchConfig(Config):
+    "What a batch is made of; the rest of it are random moments of the background"
+    batch_size:int=128      # Windows in a batch
+    positive:float=.31      # Share that ends with the phrase
+    synthetic:float|None=None # Of those, share spoken by a synthesizer; None: 12 in (12 + recordings)
+    cut:float=.06           # Share that is only the beginning or the end of the phrase: negatives
+    near_miss:float=.08     # Share of near misses: negatives
+    isolated:float=.1       # Share of moments of the background alone in silence, like a call: negatives
+    hard:float=.25          # Share of mined moments, once there are any: negatives
+    babble:float=.25        # Share of windows whose noise is somebody else talking
+    out_steps:int=26        # Scores per window
+    end_steps:tuple=(8, 18) # The phrase ends at one of these
+
+# %% ../../nbs/data/19_batches.ipynb #b8a7ba45
+@dataclass
+class Batch:
+    "One batch before augmentation; positives come first"
+    pcm:np.ndarray   # int16, (batch, time)
+    noise:np.ndarray # int16, (batch, time)
+    end:np.ndarray   # Sample at which the speech ends, or any moment, (batch,)
+    n_positive:int   # How many of the rows say the phrase
+    draws:Draws      # What will be done to them
+
+# %% ../../nbs/data/19_batches.ipynb #6f0101dc
 class Batches:
     "The batches of one epoch: batch `i` depends on seed, epoch and `i` alone, whoever draws it"
     def __init__(self,
@@ -239,11 +248,14 @@ class Batches:
         self.real, self.said, self.near = map(data.where, ("positive", "synthetic", "near_miss"))
         self.synthetic_share = 1 if not len(self.real) else 12/(12 + len(self.real)) if config.synthetic is None else config.synthetic
         if not len(self.real) + len(self.said): raise TrainError("There is no clip of the phrase: add recordings or set synthetic above 0")
+        rows = [round(s*config.batch_size) for s in (config.positive, config.cut, config.near_miss, config.isolated, config.hard)]
+        if rows[0] < 1 or sum(rows) > config.batch_size: raise ConfigError(f"positive, cut, near_miss, isolated and hard are shares of {config.batch_size} windows and make {rows}: at least one must be positive, and all of them must fit")
 
     def __len__(self): return self.n_batches
 
-# %% ../../nbs/data/19_batches.ipynb #7e7b8194
-def _positive(self, rng, cut=False):
+# %% ../../nbs/data/19_batches.ipynb #3275e445
+@patch
+def _positive(self:Batches, rng, cut=False):
     "A window with the phrase, or with a part of it, and where that ends"
     said = len(self.said) and rng.random() < self.synthetic_share
     i = rng.choice(self.said if said else self.real)
@@ -254,28 +266,30 @@ def _positive(self, rng, cut=False):
     if rng.random() < .6: return place(x, 0, start + keep, start + keep, at, self.n), at
     return place(x, end - keep, len(x), end, at, self.n), at
 
-def _miss(self, rng):
+@patch
+def _miss(self:Batches, rng):
     "A window with a near miss and where it ends"
     i = rng.choice(self.near)
     x, at = self.data.clips.read(i), self.receptive_field + int(rng.integers(self.config.out_steps))*self.step
     return place(x, 0, len(x), self.data.bounds[i][1], at, self.n), at
 
-def _isolated(self, rng):
+@patch
+def _isolated(self:Batches, rng):
     "A window with a moment of the background alone in silence, and where it ends: silence around speech must not mean a call"
     x = self.data.background.crop(rng, int(rng.uniform(.3, 1.3)*SAMPLE_RATE), 1)[0]
     at = self.receptive_field + int(rng.integers(*self.config.end_steps))*self.step
     return place(np.pad(x, 1), 1, len(x) + 1, len(x) + 1, at, self.n, fade=480), at
 
-def _hard(self, rng):
+@patch
+def _hard(self:Batches, rng):
     "A window around a moment that an earlier model took for the phrase"
     pcm = self.data.background.pcm
     at = int(rng.integers(self.config.out_steps))*self.step + self.receptive_field
     first = np.clip(rng.choice(self.hard) + rng.integers(-self.step, self.step) - at, 0, len(pcm) - self.n)
     return np.array(pcm[first:first + self.n]), at
 
-Batches._positive, Batches._miss, Batches._isolated, Batches._hard = _positive, _miss, _isolated, _hard
-
-# %% ../../nbs/data/19_batches.ipynb #53a91f17
+# %% ../../nbs/data/19_batches.ipynb #0dac6771
+@patch
 def __getitem__(self:Batches,
     i:int, # Number of the batch
 )->Batch:  # Ready to be augmented
@@ -295,5 +309,3 @@ def __getitem__(self:Batches,
     talk = np.flatnonzero(rng.random(b) < c.babble)
     if len(talk): noise[talk] = self.data.background.crop(rng, self.n, len(talk))
     return Batch(pcm, noise, end, n_pos, draw(self.augment, b, rng, len(self.data.rooms)))
-
-Batches.__getitem__ = __getitem__

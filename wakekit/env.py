@@ -196,6 +196,7 @@ class Settings(Config):
     data_dir:Path = _setting("WAKEKIT_DATA_DIR", Path("data"), "Datasets, caches and jobs; /data in containers", group="Folders", place=True)
     models_dir:Path = _setting("WAKEKIT_MODELS_DIR", Path("models"), "Bundles; /models in containers", place=True)
     logs_dir:Path = _setting("WAKEKIT_LOGS_DIR", Path("logs"), "Logs; /logs in containers", place=True)
+    debug:bool = _setting("WAKEKIT_DEBUG", False, "Show the traceback of errors on the command line")
     device:str = _setting("WAKEKIT_DEVICE", "auto", "Where training computes", ("auto", "cpu", "cuda", "cuda:<n>", "mps"), group="Flags: auto falls back, a value set by hand is honoured or refused")
     quant_backend:str = _setting("WAKEKIT_QUANT_BACKEND", "auto", "Whose integer kernels the int8 artifacts are made for", ("auto", *QUANT_BACKENDS))
     compile:str = _setting("WAKEKIT_COMPILE", "auto", "Use torch.compile (Triton on a GPU, a C++ compiler on a CPU)", ("auto", "on", "off"))

@@ -162,7 +162,14 @@ def _parser(self):
 Commands.parser = _parser
 
 # %% ../nbs/04_terminal.ipynb #85fea39e
-def _debug(): return os.environ.get("WAKEKIT_DEBUG", "").lower() not in ("", "0", "false", "off", "no")
+def _debug(env_file):
+    "Does `WAKEKIT_DEBUG` ask for tracebacks?"
+    from wakekit.env import Settings
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try: return Settings.load(env_file).debug
+    except WakekitError: return os.environ.get("WAKEKIT_DEBUG", "") not in ("", "0")
+    finally: logging.disable(before)
 
 def _hush():
     "Nobody reads stdout any more: let nothing complain about it"
@@ -172,7 +179,7 @@ def _run(self,
     argv=None, # Arguments; None takes those of the command line
 )->int:        # Exit code: 0 ok, 1 failed, 2 bad usage, 130 stopped by Ctrl-C
     "Run the command that the arguments name"
-    parser, prog = self.parser(), self.prog
+    parser, prog, a = self.parser(), self.prog, argparse.Namespace()
     try:
         with manners(): a = parser.parse_args(argv)
         if not hasattr(a, "run"):
@@ -185,7 +192,7 @@ def _run(self,
     except SystemExit as e: return e.code if isinstance(e.code, int) else int(e.code is not None)
     except BrokenPipeError: return _hush() or 0
     except (Exception, KeyboardInterrupt) as e:
-        if _debug(): traceback.print_exc()
+        if _debug(getattr(a, "env_file", None)): traceback.print_exc()
         stopped, usage = isinstance(e, KeyboardInterrupt), isinstance(e, UsageError)
         say(f"{prog}: error: {one_line(e)} (see {prog} --help)" if usage else f"{self.prog}: {'' if stopped else 'error: '}{one_line(e)}")
         return 130 if stopped else 2 if usage else 1

@@ -233,7 +233,9 @@ def replacing(
     folder, # The folder to write
 ):          # A scratch folder that takes its place when all went well
     "Build a folder beside its place and swap it in whole; on an error nothing has changed"
-    folder = Path(folder)
+    folder = Path(folder).resolve()
+    for dead in folder.parent.glob(f".{folder.name}.????????.old"): # somebody was killed in the middle of a swap
+        if not folder.exists(): os.replace(dead, folder)
     if folder.exists() and any(folder.iterdir()) and not (folder/"manifest.json").exists():
         raise BundleError(f"{folder} exists and is not a bundle: choose another place")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -244,6 +246,7 @@ def replacing(
         if folder.exists(): os.replace(folder, old)
         os.replace(scrap, folder)
     finally:
+        if old.exists() and not folder.exists(): os.replace(old, folder)
         for rest in (scrap, old): shutil.rmtree(rest, ignore_errors=True)
 
 # %% ../../nbs/ship/33_export.ipynb #f5fcf72b

@@ -1,0 +1,196 @@
+"Batches: corner cases of data, memory, crashes, and who draws them."
+import dataclasses, pickle, subprocess, sys, textwrap
+import numpy as np, pytest, torch
+from wakekit.core import AudioError, ConfigError, TrainError
+from wakekit.data import batches as module
+from wakekit.data.audio import save_audio
+from wakekit.data.augment import AugmentConfig
+from wakekit.data.batches import BatchConfig, Batches, DataConfig, Item, TrainingSet, folder_items, held_out, pieces, place, prepare, synthetic_items
+from wakekit.data.cache import PcmCache
+
+SR = 16_000
+NOTHING_SAID = DataConfig(synthetic=0, near_misses=0, filler=0, valid_share=.4, synthetic_rooms=2)
+
+
+def word(seed, seconds=.8):
+    "Something with an onset and an end"
+    x = np.random.default_rng(seed).normal(size=int(seconds*SR))*.1*np.hanning(int(seconds*SR))
+    return np.pad(x, 3000).astype(np.float32)
+
+def people(n=10, each=2): return [Item(word(10*i + k), f"speaker {i}", f"{i}-{k}") for i in range(n) for k in range(each)]
+def talk(n=10, seconds=4): return [Item(word(500 + i, seconds), f"station {i}", f"talk {i}") for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory): return prepare(tmp_path_factory.mktemp("data"), NOTHING_SAID, people(), talk())
+
+
+def make(data, config=BatchConfig(batch_size=16), **kw): return Batches(data, config, AugmentConfig(), 8000, 320, 6, **kw)
+def same(a, b): return all(np.array_equal(x, y) for x, y in zip((a.pcm, a.noise, a.end, *vars(a.draws).values()), (b.pcm, b.noise, b.end, *vars(b.draws).values())))
+
+
+def test_recordings_alone_are_enough(data):
+    train, valid = data
+    assert len(train.where("positive")) and len(valid.where("positive")) and not len(train.where("synthetic"))
+    batch = make(train)[0]
+    assert batch.pcm.shape == batch.noise.shape == (16, make(train).n) and batch.pcm[:batch.n_positive].any(1).all()
+    assert not set(train.clips.groups) & set(valid.clips.groups) and not set(train.background.groups) & set(valid.background.groups)
+
+
+def test_every_word_ends_where_the_batch_says(data):
+    batches = make(data[0], BatchConfig(batch_size=40, positive=1., cut=0, near_miss=0, isolated=0, hard=0))
+    batch = batches[0]
+    for row, end in zip(batch.pcm, batch.end):
+        loud = np.flatnonzero(np.abs(row.astype(int)) > 300)
+        assert abs(loud[-1] - end) < 1600  # the flank of a Hann window is soft
+
+
+@pytest.mark.parametrize("config, why", [(dict(positive=0.), "at least one must be positive"), (dict(positive=.9), "must fit"), (dict(hard=.9), "must fit"), (dict(batch_size=1), "at least one")])
+def test_shares_that_make_no_batch(data, config, why):
+    with pytest.raises(ConfigError, match=why): make(data[0], BatchConfig(**{"batch_size": 16, **config}))
+
+
+def test_shares_that_fill_it_exactly(data):
+    batch = make(data[0], BatchConfig(batch_size=10, positive=.5, cut=.5, near_miss=0, isolated=0, hard=0))[0]
+    assert batch.pcm.shape[0] == 10 and batch.n_positive == 5
+
+
+def test_without_a_clip_of_the_phrase_there_is_nothing_to_learn(data, tmp_path):
+    bare = PcmCache.build(tmp_path/"clips", [(word(0), "near_miss", "a", "a")])
+    with pytest.raises(TrainError, match="no clip of the phrase"): make(TrainingSet(bare, data[0].background, data[0].noise, data[0].rooms))
+
+
+def test_background_shorter_than_a_window(data, tmp_path):
+    short = PcmCache.build(tmp_path/"short", [(word(1, .1)[3000:-3000], "background", "a", "a")])
+    batch = make(TrainingSet(data[0].clips, short, short, data[0].rooms))[0]
+    assert batch.pcm.shape == (16, make(data[0]).n)
+
+
+@pytest.mark.parametrize("found", [0, 1, 10**9])
+def test_a_hard_moment_at_the_edge_of_the_background(data, found):
+    batch = make(data[0], BatchConfig(batch_size=16, hard=.5, positive=.2), hard=np.array([found]))[0]
+    assert batch.pcm.shape == (16, make(data[0]).n)
+
+
+def test_cut_words_are_negatives(data):
+    config = BatchConfig(batch_size=40, positive=.5, cut=.5, near_miss=0, isolated=0, hard=0)
+    batch = make(data[0], config)[0]
+    energy = (np.abs(batch.pcm.astype(int)) > 300).sum(1)
+    assert batch.n_positive == 20 and energy[20:].mean() < .75*energy[:20].mean()
+
+
+def test_place_at_every_offset():
+    x = np.arange(1, 101, dtype=np.int16)*100
+    for at in range(-120, 330, 7):
+        out = place(x, 0, 100, 100, at, 200, fade=5)
+        assert out.shape == (200,) and out.dtype == np.int16
+        inside = np.zeros(200, np.int16)
+        for i in range(100):
+            if 0 <= at - 100 + i < 200: inside[at - 100 + i] = x[i]
+        a, b = max(0, at - 100), min(200, at)
+        if b - a > 10: assert np.array_equal(out[a + 5:b - 5], inside[a + 5:b - 5]) and not out[:a].any() and not out[b:].any()
+        if b <= a: assert not out.any()
+    assert not place(x, 50, 50, 0, 0, 200).any() and len(place(np.zeros(0, np.int16), 0, 0, 0, 5, 10)) == 10
+
+
+@pytest.mark.parametrize("how", ["spawn", "fork"])
+def test_worker_processes_draw_the_same(data, how):
+    if how not in torch.multiprocessing.get_all_start_methods(): pytest.skip(f"no {how} here")
+    batches = make(data[0])
+    loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=2, multiprocessing_context=how)
+    drawn = list(loader)
+    assert len(drawn) == 6 and all(same(a, batches[i]) for i, a in enumerate(drawn))
+
+
+def test_a_worker_gets_names_and_not_samples(data): assert len(pickle.dumps(make(data[0]))) < 200_000
+
+
+def test_the_same_call_speaks_nothing_again(tmp_path, monkeypatch):
+    config = DataConfig(synthetic=12, near_misses=8, filler=8, synthetic_rooms=2, valid_voices=.3)
+    first = prepare(tmp_path, config, people(), talk())
+    def fail(*a, **k): raise AssertionError("spoken again")
+    monkeypatch.setattr(module, "synthesize", fail)
+    again = prepare(tmp_path, config, people(), talk())
+    assert [s.key for s in first] == [s.key for s in again] and same(make(first[0])[2], make(again[0])[2])
+    with pytest.raises(AssertionError, match="spoken again"): prepare(tmp_path, config.replace(seed=1), people(), talk())
+    assert [s.key for s in prepare(tmp_path, config, people(), talk())] == [s.key for s in first]  # a failed build leaves what was there
+
+
+def test_an_interrupted_measurement_is_done_again(tmp_path, monkeypatch):
+    clips = PcmCache.build(tmp_path/"clips", [(i.src, "positive", i.group, i.name) for i in people(2)])
+    real = np.save
+    def killed(f, a):
+        real(f, a)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(module.np, "save", killed)
+    with pytest.raises(KeyboardInterrupt): TrainingSet(clips, clips, clips, np.zeros((1, 10)))
+    monkeypatch.undo()
+    assert not (tmp_path/"clips"/"bounds.npy").exists()
+    assert TrainingSet(clips, clips, clips, np.zeros((1, 10))).bounds.shape == (4, 2)
+
+
+def test_bad_files_are_listed_and_not_fatal(tmp_path):
+    import soundfile as sf
+    (tmp_path/"photo.wav").write_bytes(b"\xff\xd8\xff" + bytes(100))
+    (tmp_path/"empty.wav").touch()
+    late = np.random.default_rng(0).normal(size=8000*320)*.1
+    late[8000*200:] = np.nan  # breaks after three good minutes
+    sf.write(tmp_path/"late.wav", late, 8000, subtype="FLOAT")
+    save_audio(tmp_path/"good.wav", word(0))
+    train, valid = prepare(tmp_path/"cache", NOTHING_SAID, people(), [*talk(), *folder_items(tmp_path)])
+    listed = [name for side in (train, valid) for name, why in side.background.skipped if why]
+    assert sorted(n.split("/")[-1].split("\\")[-1] for n in listed) == ["empty.wav", "late.wav", "photo.wav"]
+    kept = [n for side in (train, valid) for n in side.background.names if "late.wav from" in n]
+    assert 1 <= len(kept) <= 4
+
+
+def test_groups_from_names(tmp_path):
+    for name in ("anna_001", "anna_002", "bob-7", "carl 3", "dora.12", "eve", "007"): save_audio(tmp_path/"a"/f"{name}.wav", word(0, .2))
+    for name in ("rec_1", "rec_2", "rec_3"): save_audio(tmp_path/"b"/f"{name}.wav", word(0, .2))
+    assert [i.group for i in folder_items(tmp_path/"a")] == ["a/007", "a/anna", "a/anna", "a/bob", "a/carl", "a/dora", "a/eve"]
+    assert [i.group for i in folder_items(tmp_path/"b")] == ["b/rec_1", "b/rec_2", "b/rec_3"]  # all of one name: each its own
+    with pytest.raises(AudioError): folder_items(tmp_path/"nowhere")
+
+
+def test_a_group_stays_on_its_side():
+    sides = {g: held_out(g, .3) for g in map(str, range(200))}
+    assert {g for g in sides if held_out(g, .1)} < {g for g in sides if sides[g]}  # a smaller share is a part of the larger
+
+
+def test_counts_of_zero_say_nothing(): assert list(synthetic_items(NOTHING_SAID, "train")) == []
+
+
+def test_items_of_a_broken_or_short_file_pass_through(tmp_path):
+    (tmp_path/"x.wav").write_bytes(b"no audio")
+    items = [Item(tmp_path/"x.wav", "g"), Item(word(0), "h")]
+    assert list(pieces(items)) == items
+
+
+MEMORY = """
+    import resource, sys
+    from pathlib import Path
+    import numpy as np
+    from wakekit.data.batches import DataConfig, Item, prepare
+    rng = np.random.default_rng(0)
+    folder = Path(sys.argv[1])
+    config = DataConfig(synthetic=0, near_misses=0, filler=0, valid_share=.4, synthetic_rooms=1)
+    people = [Item(rng.normal(size=16000).astype(np.float32)*.1, f"s{i}") for i in range(8)]
+    talk = [Item(rng.normal(size=32000).astype(np.float32)*.1, f"t{i}") for i in range(8)]
+    prepare(folder/"warm", config, people, talk)
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1e6 if sys.platform == "darwin" else 1e3)
+    before = peak()
+    train, valid = prepare(folder/"cache", config, people, talk, noise=[Item(folder/"long.wav", "radio")])
+    print(peak() - before, train.background.total_s + valid.background.total_s, train.noise.total_s)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="measures resident memory with the resource module")
+def test_hours_of_background_and_noise_are_never_in_memory(tmp_path):
+    import soundfile as sf
+    second = (np.random.default_rng(0).normal(size=8000)*3000).astype(np.int16)
+    with sf.SoundFile(tmp_path/"long.wav", "w", 8000, 1) as f:
+        for _ in range(90): f.write(np.tile(second, 60))  # an hour and a half: 345 MB as float32 at 16 kHz
+    out = subprocess.run([sys.executable, "-c", textwrap.dedent(MEMORY), str(tmp_path)], capture_output=True, text=True, check=True).stdout.split()
+    grown_mb, background_s, noise_s = map(float, out)
+    assert background_s > 5000 and noise_s > 1500
+    assert grown_mb < 120, f"{grown_mb:.0f} MB more for 90 minutes"

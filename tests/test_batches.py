@@ -157,6 +157,16 @@ def test_a_group_stays_on_its_side():
     assert {g for g in sides if held_out(g, .1)} < {g for g in sides if sides[g]}  # a smaller share is a part of the larger
 
 
+def test_no_rooms_at_all(tmp_path):
+    train, _ = prepare(tmp_path, NOTHING_SAID.replace(synthetic_rooms=0), people(), talk())
+    assert len(train.rooms) == 0 and (make(train)[0].draws.room == -1).all()
+
+
+def test_one_side_without_anything(tmp_path):
+    for positives, background in ((people(1), talk()), (people(), talk(1)), ([], talk()), (people(), [])):
+        with pytest.raises(TrainError, match="nothing to (train|choose the threshold) with.*Add recordings"): prepare(tmp_path, NOTHING_SAID, positives, background)
+
+
 def test_counts_of_zero_say_nothing(): assert list(synthetic_items(NOTHING_SAID, "train")) == []
 
 

@@ -175,12 +175,13 @@ def prepare(
         clips = lambda: chain((("synthetic" if i.synthetic else "positive", i) for i in choose(positives, valid)), synthetic_items(config, side.name, ("synthetic", "near_miss")))
         talk = lambda: chain((("background", i) for i in choose(pieces([*background, *noise]), valid)), synthetic_items(config, side.name, ("filler",)))
         build = lambda name, rows: PcmCache.build(side/name, ((i.src, label, i.group, i.name) for label, i in rows()), key, name)
-        sides.append([build("clips", clips), build("background", talk)])
+        try: sides.append([build("clips", clips), build("background", talk)])
+        except AudioError as e: raise TrainError(f"There is nothing to {'choose the threshold' if valid else 'train'} with: {e}. Add recordings of other speakers and places, or set synthetic and filler above 0") from e
     rows = (("noise", i) for i in chain(choose(pieces(noise), False), noise_bank(config.seed)))
     bank = PcmCache.build(folder/"train"/"noise", ((i.src, label, i.group, i.name) for label, i in rows), key, "noise")
     rng = np.random.default_rng(config.seed)
-    walls = np.stack([*(synthetic_room(rng) for _ in range(config.synthetic_rooms)), *(prepare_room(load_audio(r)) for r in rooms)])
-    return tuple(TrainingSet(c, b, bank, walls) for c, b in sides)
+    walls = [*(synthetic_room(rng) for _ in range(config.synthetic_rooms)), *(prepare_room(load_audio(r)) for r in rooms)]
+    return tuple(TrainingSet(c, b, bank, np.array(walls, np.float32).reshape(len(walls), -1 if walls else 1)) for c, b in sides)
 
 # %% ../../nbs/data/19_batches.ipynb #62a5b314
 def place(

@@ -192,6 +192,8 @@ def _plan(a):
     if any(t.split("=")[0].strip() == "seed" for t in a.set): s = _settings(a, seed=config.seed)
     return s, config, data
 
+def _rate(x): return f"{x:.0f}" if x >= 10 else f"{x:.2g}" # False accepts per hour, for people
+
 def bundle_facts(
     bundle, # A `Bundle`
 )->dict:    # Path, phrase, graphs with thresholds, gates, int8 record, held-out figures
@@ -204,12 +206,14 @@ def bundle_facts(
 
 def _bundle_text(bundle):
     "The same for people"
-    rows = [f"| {n} | {p['false_reject_rate']:.1%} ({p['false_reject_rate_95'][0]:.1%} to {p['false_reject_rate_95'][1]:.1%}) | {p['false_accepts_per_hour']:.2g}"
-            f" ({p['false_accepts_per_hour_95'][0]:.2g} to {p['false_accepts_per_hour_95'][1]:.2g}) | {p['threshold']:.3f} |" for n, p in bundle_facts(bundle).get("held_out", {}).items()]
+    rows = [f"| {n} | {p['false_reject_rate']:.1%} ({p['false_reject_rate_95'][0]:.1%} to {p['false_reject_rate_95'][1]:.1%}) | {_rate(p['false_accepts_per_hour'])}"
+            f" ({' to '.join(map(_rate, p['false_accepts_per_hour_95']))}) | {p['threshold']:.3f} |" for n, p in bundle_facts(bundle).get("held_out", {}).items()]
     table = ["\non what was held out (the threshold was chosen there: the figures are what to expect at best)", "| graph | missed, 95 % | false accepts per hour, 95 % | threshold |", *rows] if rows else []
-    gates = bundle.manifest.get("gates") or {}
-    failed = [f"GATE FAILED: {c['reason']}" for c in gates.get("checks", []) if not c["passed"]]
-    return plain("\n".join([bundle._repr_markdown_(), *table])) + "".join("\n" + f for f in failed)
+    return "\n".join([plain("\n".join([bundle._repr_markdown_(), *table])), *_failed_gates(bundle)])
+
+def _failed_gates(bundle):
+    checks = (bundle.manifest.get("gates") or {}).get("checks", [])
+    return [f"GATE FAILED on what was held out for the export: {c['reason']}" for c in checks if not c["passed"]]
 
 _learning = (arg("--preset", metavar="P", help="fast, accurate or tiny (WAKEKIT_PRESET, fast)"),
              arg("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a hyperparameter: lr=0.002, model.channels=48, data.filler=900; may be repeated"),
@@ -261,8 +265,8 @@ def _quickstart_text(q, a, out):
     quoted = f'"{a.phrase}"'
     return "\n".join([f"\n“{q.bundle.phrase}”, on voices and recordings that training never heard, at the bundle's threshold {p.threshold:.3f}:",
         f"  missed {p.false_rejects} of {p.clips} calls: {p.false_reject_rate:.1%} (95 %: {p.false_reject_rate_95[0]:.1%} to {p.false_reject_rate_95[1]:.1%})",
-        f"  {p.false_accepts} false wakes in {p.hours:.2f} h: {p.false_accepts_per_hour:.2g} per hour (95 %: {p.false_accepts_per_hour_95[0]:.2g} to {p.false_accepts_per_hour_95[1]:.2g})",
-        *([f"\nNOTE: {q.caveat}"] if q.caveat else []), f"\nthe demo recording, {out/'demo.wav'}:", plain(_demo_text(q.events, q.truth)),
+        f"  {p.false_accepts} false wakes in {p.hours:.2f} h: {_rate(p.false_accepts_per_hour)} per hour (95 %: {' to '.join(map(_rate, p.false_accepts_per_hour_95))})",
+        *_failed_gates(q.bundle), *([f"\nNOTE: {q.caveat}"] if q.caveat else []), f"\nthe demo recording, {out/'demo.wav'}:", plain(_demo_text(q.events, q.truth)),
         f"\nthe bundle: {m}\nthe report: {out/'report.html'}\n\nnext:\n  wakekit detect {m} --mic", f"  wakekit evaluate {m} --positives DIR --background DIR --html report.html",
         f"  wakekit quickstart --phrase {quoted} --recordings DIR --background DIR --out {out}_real"])
 

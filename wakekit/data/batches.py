@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONG_S', 'Item', 'folder_items', 'held_out', 'pieces', 'DataConfig', 'voice_sides', 'synthetic_items', 'TrainingSet',
-           'noise_bank', 'fingerprint', 'prepare', 'place', 'BatchConfig', 'Batch', 'Batches']
+           'noise_bank', 'fingerprint', 'for_test', 'kept_aside', 'prepare', 'place', 'BatchConfig', 'Batch', 'Batches']
 
 # %% ../../nbs/data/19_batches.ipynb #b9a31178
 import hashlib, re
@@ -76,7 +76,8 @@ class DataConfig(Config):
     filler:int=600            # Synthesized sentences, as background speech
     valid_share:float=.1      # Groups held out to choose the best epoch and the threshold
     valid_voices:float=.15    # Synthetic voices held out for the same
-    test_voices:float=.1      # Synthetic voices that neither sees, to evaluate with
+    test_share:float=0.       # Groups of recordings that neither training nor choosing sees, see `kept_aside`
+    test_voices:float=.1      # Synthetic voices that neither sees
     synthetic_rooms:int=48    # Made-up rooms beside the measured ones
     seed:int=0                # Of everything that is drawn
 
@@ -156,6 +157,21 @@ def fingerprint(
     return h.hexdigest()
 
 # %% ../../nbs/data/19_batches.ipynb #3f9a7c48
+def for_test(
+    item:Item,         # A recording
+    config:DataConfig, # `test_share`, `seed`
+)->bool:               # Whether it is kept for the test
+    "Is this recording kept aside?"
+    return held_out(item.group, config.test_share, config.seed + 7)
+
+def kept_aside(
+    items,             # `Item`s
+    config:DataConfig, # `test_share`, `seed`
+):                     # Iterator of `Item`s, long files in pieces
+    "What `prepare` leaves out, to judge with at the very end"
+    return (i for i in pieces(items) if for_test(i, config))
+
+# %% ../../nbs/data/19_batches.ipynb #eb765c0e
 def prepare(
     folder,            # Where the caches go
     config:DataConfig, # Phrase, synthesis, what is held out
@@ -167,7 +183,7 @@ def prepare(
     "Read, synthesize, split and cache everything once; the same call opens what is there"
     folder, positives, background, noise, rooms = Path(folder), list(positives), list(background), list(noise), list(rooms)
     check_phrase(config.phrase, config.language)
-    def choose(items, valid): return (i for i in items if held_out(i.group, config.valid_share, config.seed)==valid)
+    def choose(items, valid): return (i for i in items if not for_test(i, config) and held_out(i.group, config.valid_share, config.seed)==valid)
     sides = []
     for valid in (False, True):
         side = folder/("valid" if valid else "train")

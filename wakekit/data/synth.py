@@ -52,8 +52,14 @@ class Utterance:
 class Synthesizer(Protocol):
     "What speaks: a name, voices, and an exact way from an utterance to a waveform"
     name: str # Unique; `Voice.synthesizer` refers to it
-    def voices(self, language=None)->list: ...  # `Voice`s that speak `language`; `None` asks for all
-    def synthesize(self, utterance)->np.ndarray: ... # Waveform at 16 kHz, float32 (time,)
+    def voices(self,
+        language=None, # Code; `None` asks for all
+    )->list:           # `Voice`s that speak it
+        "Who can speak"
+    def synthesize(self,
+        utterance,     # `Utterance` by one of those voices
+    )->np.ndarray:     # Waveform at 16 kHz, float32 (time,)
+        "Speak"
 
 # %% ../../nbs/data/13_synth.ipynb #e626f90e
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PRESETS', 'JUDGED_AT', 'TrainConfig', 'preset', 'detection_loss', 'score_background', 'mine', 'positive_peaks',
            'validate', 'process_group', 'Trainer', 'save', 'resume', 'loader', 'learning_rate', 'features', 'step',
-           'run_epoch', 'compiled', 'finish_epoch', 'TrainResult', 'run', 'train']
+           'run_epoch', 'compiled', 'finish_epoch', 'TrainResult', 'run', 'run_folder', 'train']
 
 # %% ../../nbs/learn/24_train.ipynb #81f51aed
-import contextlib, copy, json, logging, math, os, time
+import contextlib, copy, hashlib, json, logging, math, os, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -36,12 +36,12 @@ class TrainConfig(Config):
     weight_decay:float=.01       # Of AdamW
     grad_clip:float=5.           # Largest gradient norm
     ema:float=.995               # Of the averaged weights, which are the ones that are judged and shipped
-    early_weight:float=.3        # Of scores before the phrase has ended
+    pool_steps:int=5             # A window is as sure as its best so many steps: about as many as smoothing averages
     frame_weight:float=.5        # Of every score of the negatives
     mine_from:int=3              # First epoch with mined moments
     mine_every:int=2             # Epochs between two rounds of mining
     hard_windows:int=2000        # Moments kept per round
-    smooth_ms:int=60             # Scores are averaged over this when judged
+    smooth_ms:int=80             # Scores are averaged over this when judged
     refractory_ms:int=1000       # Between two alarms when judged
     target_false_accepts_per_hour:float=.5 # What the threshold is chosen for
     seed:int=0                   # Of weights and batches
@@ -70,15 +70,13 @@ def detection_loss(
     ends,                # Step at which the phrase ends in each positive row, (n_positive,)
     config:TrainConfig,  # Weights
 ):                       # Scalar tensor
-    "A positive must fire once around its end and not before; a negative must never fire, least of all at its worst steps"
+    "A positive must fire around its end; a negative must never fire, least of all in its worst tenth of a second"
     n, steps = len(ends), torch.arange(logits.shape[1], device=logits.device)[None]
     pos, neg = logits[:n], logits[n:]
-    near = (steps>=ends[:, None] - 2) & (steps<=ends[:, None] + 10)
-    early = (steps<ends[:, None] - 8).float()
-    hit = F.softplus(-pos.masked_fill(~near, -1e4).amax(1)).mean()
-    soon = (F.softplus(pos)*early).sum()/early.sum().clamp(min=1)
-    worst = F.softplus(neg.topk(3, dim=1).values.mean(1)).mean()
-    return hit + worst + config.frame_weight*F.softplus(neg).mean() + (config.early_weight + config.frame_weight)*soon
+    near = (steps>=ends[:, None] - 8) & (steps<=ends[:, None] + 8)
+    hit = F.softplus(-pos.masked_fill(~near, -1e4).topk(config.pool_steps, dim=1).values.mean(1)).mean()
+    worst = F.softplus(neg.topk(config.pool_steps, dim=1).values.mean(1)).mean()
+    return hit + worst + config.frame_weight*F.softplus(neg).mean()
 
 # %% ../../nbs/learn/24_train.ipynb #676bea37
 @torch.no_grad()
@@ -194,7 +192,9 @@ class Trainer:
     @property
     def checkpoint(self): return self.folder/"checkpoint.pt"
 
-    def event(self, **fields):
+    def event(self,
+        **fields, # What happened: `kind` and whatever belongs to it
+    ):
         "Append one event to `events.jsonl` and pass it on"
         fields = dict(time=round(time.time(), 3), **fields)
         if self.rank==0:
@@ -228,13 +228,18 @@ def loader(self:Trainer):
     batches = Batches(self.train, c.batch, c.augment, m.receptive_field, m.step_samples, c.steps_per_epoch, c.seed, self.epoch, self.hard)
     workers = 0 if self.settings.num_workers is None and self.device=="cpu" else self.settings.resolve("num_workers")
     how = dict(multiprocessing_context=self.settings.resolve("mp_start"), prefetch_factor=4) if workers else {}
-    return torch.utils.data.DataLoader(batches, batch_size=None, collate_fn=lambda x: x, num_workers=workers, **how)
+    return torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers, **how)
 
-def learning_rate(config, step):
+def learning_rate(
+    config:TrainConfig, # Highest rate, warm-up, length of the run
+    step:int,           # Batches done before
+)->float:               # For this batch
     "Linear warm-up, then cosine to zero"
     return config.lr*min(1, (step + 1)/config.warmup_steps)*.5*(1 + math.cos(math.pi*step/config.steps))
 
-def features(self:Trainer, batch):
+def features(self:Trainer,
+    batch, # `Batch`
+):         # Tensor, log-mel
     "Augmented log-mel of a batch, (batch, n_mels, n_frames), all on the device; 16 clips at a time on a CPU, whose cache is small"
     tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(self.device, non_blocking=True)
     size, out = 16 if self.device=="cpu" else len(batch.pcm), []
@@ -293,7 +298,11 @@ def compiled(self:Trainer):
     if self.world>1: net = torch.nn.parallel.DistributedDataParallel(net)
     return net
 
-def finish_epoch(self:Trainer, loss, started, done):
+def finish_epoch(self:Trainer,
+    loss:float,    # Mean over its batches
+    started:float, # When this process began, s
+    done:int,      # Epochs that an earlier process had finished
+):
     "Validate, keep the best, mine for the next epochs, write the checkpoint"
     result = validate(self.ema, self.valid, self.config, self.device)
     rank = (result["mean_false_reject_rate"], result["false_reject_rate"])
@@ -350,6 +359,16 @@ def run(self:Trainer)->TrainResult: # Best weights and history
     return TrainResult(model.eval(), self.config, self.history, self.best["epoch"], self.best["threshold"], self.train.key, self.folder)
 
 Trainer.run = run
+
+# %% ../../nbs/learn/24_train.ipynb #ef636ea7
+def run_folder(
+    work,               # Folder of the training
+    config:TrainConfig, # How it trains
+    sets:tuple,         # (`TrainingSet`, its held-out twin)
+)->Path:                # Where its checkpoints go
+    "A folder for this configuration and this state of the data"
+    what = [config.to_json(), *(s.key for s in sets), hashlib.sha256(sets[0].rooms.tobytes()).hexdigest()]
+    return Path(work)/f"run-{hashlib.sha256('|'.join(what).encode()).hexdigest()[:12]}"
 
 # %% ../../nbs/learn/24_train.ipynb #5e150ac0
 def train(

@@ -390,7 +390,9 @@ class Gate:
     limit:float  # What was allowed
     reason:str   # In words
 
-    def to_dict(self)->dict: return jsonable(self)
+    def to_dict(self)->dict: # JSON-ready
+        "The fields as plain values"
+        return jsonable(self)
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,13 @@ def calibration_audio(
     return [np.concatenate([rng.normal(0, 3e-4, SAMPLE_RATE//2).astype(np.float32), x]) for x in clips] + back
 
 # %% ../../nbs/ship/33_export.ipynb #66bf3b0e
-def first_manifest(result, stream, quantization, phrase, language, settings):
+def first_manifest(
+    result:TrainResult,     # Config and origin of the weights
+    stream:StreamingModel,  # Step and state
+    quantization:dict,      # What was quantized and how
+    phrase:str,             # What it wakes for
+    language:str,           # Of the phrase
+)->dict:                    # The manifest with thresholds of 0.5 and no files
     "The manifest before thresholds are known"
     c = result.config
     graphs = {n: dict(file=f, threshold=.5) for n, f in (("float32", "model.onnx"), ("int8", "model.int8.onnx"))}
@@ -300,7 +306,7 @@ def export(
     settings, valid = settings or Settings.load(), data[1]
     with replacing(out) as folder:
         stream, quantization = write_graphs(result.model, folder, calibration_audio(valid), settings)
-        manifest = first_manifest(result, stream, quantization, phrase, language, settings)
+        manifest = first_manifest(result, stream, quantization, phrase, language)
         save = lambda: write_json(folder/"manifest.json", jsonable({**manifest, "files": file_facts(folder)}))
         save()
         bundle, target = Bundle.load(folder), result.config.target_false_accepts_per_hour

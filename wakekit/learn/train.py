@@ -211,7 +211,8 @@ def save(self:Trainer):
 def resume(self:Trainer)->bool: # Was there something to resume?
     "Go on where the checkpoint in the folder ends; refuse one of another run"
     if not self.checkpoint.exists(): return False
-    state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+    try: state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+    except Exception as e: raise TrainError(f"{self.checkpoint} cannot be read ({type(e).__name__}): delete it to start anew") from e
     if state["identity"]!=json.dumps(self.identity, sort_keys=True):
         raise TrainError(f"{self.folder} holds a run with another configuration or other data: train into another folder, or delete this one")
     for part in ("model", "ema", "opt"): getattr(self, part).load_state_dict(state[part])

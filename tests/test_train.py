@@ -1,0 +1,72 @@
+"Training in corners that are not worth a page: several processes, several ways to start workers, losses that are not numbers"
+import os, subprocess, sys, textwrap
+import pytest
+torch = pytest.importorskip("torch")
+from wakekit.core import TrainError
+from wakekit.data.batches import DataConfig, prepare
+from wakekit.env import Settings
+from wakekit.learn.train import Trainer, preset, train
+
+DATA = DataConfig(phrase="computer", synthetic=30, near_misses=16, filler=12, synthetic_rooms=2, valid_voices=.3)
+TINY = ["epochs=2", "steps_per_epoch=3", "warmup_steps=2", "mine_from=1", "mine_every=1", "hard_windows=20", "batch.batch_size=32"]
+SETTINGS = dict(environ={}, device="cpu", compile="off")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory): return prepare(tmp_path_factory.mktemp("data"), DATA)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+def test_two_processes_share_the_gradient(tmp_path, sets):
+    "Two processes under torchrun: the same weights in both, one checkpoint, and close to one process alone"
+    script = tmp_path/"job.py"
+    script.write_text(textwrap.dedent(f"""
+        import os, torch
+        from wakekit.data.batches import DataConfig, prepare
+        from wakekit.env import Settings
+        from wakekit.learn.train import Trainer, preset
+        torch.set_num_threads(1)
+        sets = prepare({str(sets[0].clips.folder.parent.parent)!r}, {DATA!r})
+        settings = Settings.load(environ={{}}, device="cpu", compile="off", dist_backend="gloo")
+        trainer = Trainer(*sets, preset("tiny", {TINY!r}), {str(tmp_path/"run")!r}, settings, quiet=True)
+        trainer.run()
+        assert trainer.world == 2, trainer.world
+        torch.save([p.detach() for p in trainer.model.parameters()], {str(tmp_path)!r} + f"/rank{{trainer.rank}}.pt")
+    """), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", "--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", str(script)]
+    r = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert r.returncode == 0, r.stderr[-3000:]
+    one, other = (torch.load(tmp_path/f"rank{k}.pt", weights_only=True) for k in (0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(one, other))
+    alone = Trainer(*sets, preset("tiny", TINY), tmp_path/"alone", Settings.load(**SETTINGS), quiet=True)
+    start = [p.detach().clone() for p in alone.model.parameters()]
+    alone.run()
+    moved = sum(float((p - s).abs().sum().detach()) for p, s in zip(alone.model.parameters(), start))
+    apart = sum(float((p - o).abs().sum().detach()) for p, o in zip(alone.model.parameters(), one))
+    assert 0 < apart < moved # not bit-equal (each process normalizes its own rows), but the same journey
+    assert (tmp_path/"run"/"events.jsonl").read_text(encoding="utf-8").count('"kind": "done"') == 1
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_workers_change_nothing(tmp_path, sets, start):
+    "Batches drawn by worker processes give the same weights to the last bit"
+    import multiprocessing
+    if start not in multiprocessing.get_all_start_methods(): pytest.skip(f"no {start} here")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        config = preset("tiny", [*TINY, "epochs=1"])
+        weights = [train(sets, config, tmp_path/f"w{n}", Settings.load(**SETTINGS, num_workers=n, mp_start=start), quiet=True).model.state_dict() for n in (0, 2)]
+    finally: torch.set_num_threads(threads)
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+def test_a_loss_that_is_no_number_stops_with_a_remedy(tmp_path, sets):
+    with pytest.raises(TrainError, match="lower lr"): train(sets, preset("tiny", [*TINY, "lr=1e30", "grad_clip=1e30", "warmup_steps=1", "steps_per_epoch=8"]), tmp_path/"run", Settings.load(**SETTINGS), quiet=True)
+
+
+def test_a_damaged_checkpoint_is_refused_with_a_remedy(tmp_path, sets):
+    run = tmp_path/"run"
+    run.mkdir()
+    (run/"checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(TrainError, match="delete"): train(sets, preset("tiny", TINY), run, Settings.load(**SETTINGS), quiet=True)

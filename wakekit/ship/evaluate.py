@@ -390,9 +390,7 @@ class Gate:
     limit:float  # What was allowed
     reason:str   # In words
 
-    def to_dict(self)->dict: # JSON-ready
-        "The fields as plain values"
-        return jsonable(self)
+    to_dict = jsonable # The fields as plain values
 
 
 @dataclass(frozen=True)

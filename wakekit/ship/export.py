@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNKINGS', 'MOST_GIVEN_UP', 'EXPORT_GATES', 'CARD', 'LICENCES', 'ESPEAK', 'quietly', 'to_onnx', 'to_torchscript',
            'to_pt', 'load_model', 'in_chunks', 'parity', 'tail_threshold', 'judge', 'versions', 'reference',
-           'file_facts', 'model_card', 'replacing', 'write_graphs', 'calibration_audio', 'first_manifest', 'export']
+           'file_facts', 'write_graphs', 'calibration_audio', 'model_card', 'replacing', 'export']
 
 # %% ../../nbs/ship/33_export.ipynb #c2d336b7
 import contextlib, importlib.metadata, importlib.util, io, itertools, logging, os, platform, shutil, uuid, warnings
@@ -177,6 +177,30 @@ def file_facts(
     "What the manifest says of each file"
     return {p.name: dict(sha256=sha256_file(p), bytes=p.stat().st_size) for p in sorted(Path(folder).iterdir()) if p.name!="manifest.json"}
 
+# %% ../../nbs/ship/33_export.ipynb #f5fcf72b
+def write_graphs(
+    model:WakeModel,   # A trained network
+    folder,            # Where to
+    feeds_from:list,   # Waveforms to calibrate int8 on
+    settings:Settings, # `quant_backend`
+)->tuple:              # (`StreamingModel`, what was quantized and how)
+    "Write every form of the network"
+    folder, stream = Path(folder), StreamingModel(model)
+    to_onnx(stream, folder/"model.onnx")
+    to_torchscript(stream, folder/"model.ts")
+    to_pt(model, folder/"model.pt")
+    return stream, quantize_files(folder, stream, calibration_feeds(folder/"model.onnx", feeds_from), settings)
+
+def calibration_audio(
+    valid,         # `TrainingSet` to draw from
+    seconds:int=90,# How much background
+)->list:           # Waveforms
+    "Calls, near misses, background and near silence, as a device hears them"
+    rng = np.random.default_rng(0)
+    clips = [to_float32(valid.clips.read(i)) for i in rng.permutation(len(valid.clips))[:60]]
+    back = [to_float32(x) for x in valid.background.crop(rng, 10*SAMPLE_RATE, seconds//10)]
+    return [np.concatenate([rng.normal(0, 3e-4, SAMPLE_RATE//2).astype(np.float32), x]) for x in clips] + back
+
 # %% ../../nbs/ship/33_export.ipynb #3f5ca251
 CARD = """# Wake word “{phrase}”
 
@@ -249,32 +273,8 @@ def replacing(
         if old.exists() and not folder.exists(): os.replace(old, folder)
         for rest in (scrap, old): shutil.rmtree(rest, ignore_errors=True)
 
-# %% ../../nbs/ship/33_export.ipynb #f5fcf72b
-def write_graphs(
-    model:WakeModel,   # A trained network
-    folder,            # Where to
-    feeds_from:list,   # Waveforms to calibrate int8 on
-    settings:Settings, # `quant_backend`
-)->tuple:              # (`StreamingModel`, what was quantized and how)
-    "Write every form of the network"
-    folder, stream = Path(folder), StreamingModel(model)
-    to_onnx(stream, folder/"model.onnx")
-    to_torchscript(stream, folder/"model.ts")
-    to_pt(model, folder/"model.pt")
-    return stream, quantize_files(folder, stream, calibration_feeds(folder/"model.onnx", feeds_from), settings)
-
-def calibration_audio(
-    valid,         # `TrainingSet` to draw from
-    seconds:int=90,# How much background
-)->list:           # Waveforms
-    "Calls, near misses, background and near silence, as a device hears them"
-    rng = np.random.default_rng(0)
-    clips = [to_float32(valid.clips.read(i)) for i in rng.permutation(len(valid.clips))[:60]]
-    back = [to_float32(x) for x in valid.background.crop(rng, 10*SAMPLE_RATE, seconds//10)]
-    return [np.concatenate([rng.normal(0, 3e-4, SAMPLE_RATE//2).astype(np.float32), x]) for x in clips] + back
-
-# %% ../../nbs/ship/33_export.ipynb #66bf3b0e
-def first_manifest(
+# %% ../../nbs/ship/33_export.ipynb #a0e46ecf
+def _first_manifest(
     result:TrainResult,     # Config and origin of the weights
     stream:StreamingModel,  # Step and state
     quantization:dict,      # What was quantized and how
@@ -306,7 +306,7 @@ def export(
     settings, valid = settings or Settings.load(), data[1]
     with replacing(out) as folder:
         stream, quantization = write_graphs(result.model, folder, calibration_audio(valid), settings)
-        manifest = first_manifest(result, stream, quantization, phrase, language)
+        manifest = _first_manifest(result, stream, quantization, phrase, language)
         save = lambda: write_json(folder/"manifest.json", jsonable({**manifest, "files": file_facts(folder)}))
         save()
         bundle, target = Bundle.load(folder), result.config.target_false_accepts_per_hour

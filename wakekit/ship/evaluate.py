@@ -351,8 +351,7 @@ def evaluate(
     groups:dict=None,      # Path or name → facts, `{"speaker": …, "source": …, "snr_db": …}`
 )->Report:                 # Everything counted
     "Judge a bundle as it will run: its exported graph, through the detector, on continuous audio"
-    detector = Detector(bundle, graph=graph)
-    to_call, to_hear = recordings(positives, groups), recordings(background, groups)   # both exist before hours are spent
+    detector, to_call, to_hear = Detector(bundle, graph=graph), recordings(positives, groups), recordings(background, groups)   # both exist before hours are spent
     (calls, bad), heard = hear_positives(detector, to_call, progress), hear_background(detector, to_hear, progress)
     peaks, r = np.array([c.peak for c in calls]), detector.refractory_frames
     points = [operating_point(peaks, heard.scores, heard.hours, t, r) for t in targets]
@@ -374,9 +373,10 @@ def _save_html(self,
     path,           # The file to write, atomically
     players:int=12, # At most so many of each kind; about 90 kB each
     gates=None,     # Results of `Gates.check`, shown on top
+    note:str="",    # What a reader must know before the figures, such as where the recordings come from
 )->Path:            # The file
     "Write the report as one self-contained page"
-    return report_page(path, self.to_dict(), list(self._players(players)), [g.to_dict() for g in gates or []])
+    return report_page(path, {**self.to_dict(), "claims": [n for n in (note, *self.claims) if n]}, list(self._players(players)), [g.to_dict() for g in gates or []])
 
 Report._players, Report.save_html = _players, _save_html
 

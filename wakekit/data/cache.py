@@ -15,7 +15,8 @@ from .audio import check_waveform, iter_audio, to_int16
 
 # %% ../../nbs/data/16_cache.ipynb #3704e989
 def _chunks(src, name):
-    "int16 chunks of a path or a waveform"
+    "int16 chunks of a path or a waveform; a reason why there are none is raised"
+    if isinstance(src, Exception): raise src
     if isinstance(src, np.ndarray): yield src if src.dtype == np.int16 and src.ndim == 1 and len(src) else to_int16(check_waveform(src, name))
     else:
         for chunk in iter_audio(src): yield to_int16(chunk)
@@ -134,7 +135,7 @@ def _usable(cls:PcmCache, folder, key):
 @patch(cls_method=True)
 def build(cls:PcmCache,
     folder,             # Where the cache shall be; replaced when it was built from something else
-    items,              # Iterable of (src, label, group, name); src is a path or a waveform (time,) at 16 kHz
+    items,              # Iterable of (src, label, group, name); src is a path, a waveform (time,) at 16 kHz, or the `AudioError` for which it is to be listed as skipped
     key:str="",         # What it is built from; the same key opens what is there, an empty one always builds
     desc:str="caching", # What the progress bar says
 ):                      # The cache

@@ -400,3 +400,11 @@ def test_audiofolder_of_somebody_else(ds, tmp_path):
     save_audio(tmp_path/"csv/é.wav", voice(seed=95))
     (tmp_path/"csv/metadata.csv").write_text("file_name,label,speaker\né.wav,negative,Zoë\n", encoding="utf-8")
     assert ds.import_audiofolder(tmp_path/"csv").added[0].speaker == "Zoë"
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "null", '{"schema_version": "2", "name": "a", "phrase": "b"}', '{"schema_version": true, "name": "a", "phrase": "b"}', '{"name": "a", "phrase": "b"}',
+                                  '{"schema_version": 1, "name": "a"}', '{"schema_version": 1, "phrase": "b"}', '{"schema_version": 1, "name": "a", "phrase": " "}', '{"schema_version": 1, "name": 3, "phrase": "b"}'])
+def test_a_description_of_the_wrong_shape_is_refused(tmp_path, text):
+    Dataset.create(tmp_path/"d", "hey jarvis")
+    (tmp_path/"d"/"dataset.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DatasetError, match="write the file again with name, phrase and schema_version"): Dataset.open(tmp_path/"d")

@@ -89,8 +89,10 @@ def open(cls:Dataset,
     if not (path/"dataset.json").is_file(): raise DatasetError(f"there is no dataset in {path}; Dataset.create({path.name!r}, phrase) starts one")
     try: info = read_json(path/"dataset.json")
     except ConfigError as e: raise DatasetError(f"{e}; its clips are untouched: write the file again with name, phrase and schema_version {SCHEMA}") from None
-    if info.get("schema_version", 0) > SCHEMA:
-        raise DatasetError(f"{path} was written by a newer wakekit (layout {info['schema_version']}, this one knows {SCHEMA}): update wakekit; nothing was changed")
+    version = info.get("schema_version") if isinstance(info, dict) else None
+    if type(version) is int and version > SCHEMA: raise DatasetError(f"{path} was written by a newer wakekit (layout {version}, this one knows {SCHEMA}): update wakekit; nothing was changed")
+    if type(version) is not int or not all(isinstance(info.get(k), str) and info[k].strip() for k in ("name", "phrase")):
+        raise DatasetError(f"{path/'dataset.json'} is not what wakekit writes; its clips are untouched: write the file again with name, phrase and schema_version {SCHEMA}")
     ds = cls(path, info, journal_mode)
     ds.refresh()
     return ds

@@ -2,11 +2,12 @@
 import pickle, tracemalloc
 import numpy as np, pytest, torch
 from wakekit.core import AudioError, ConfigError, TrainError
-from wakekit.data import batches as module
+from wakekit.data import batches as module, recordings
 from wakekit.data.audio import save_audio
 from wakekit.data.augment import AugmentConfig
-from wakekit.data.batches import BatchConfig, Batches, DataConfig, Item, TrainingSet, folder_items, held_out, pieces, place, prepare, synthetic_items
+from wakekit.data.batches import BatchConfig, Batches, DataConfig, TrainingSet, place, prepare, synthetic_items
 from wakekit.data.cache import PcmCache
+from wakekit.data.recordings import Item, folder_items, held_out, pieces
 
 SR = 16_000
 NOTHING_SAID = DataConfig(synthetic=0, near_misses=0, filler=0, valid_share=.4, synthetic_rooms=2)
@@ -189,3 +190,94 @@ def test_hours_of_background_and_noise_are_never_in_memory(tmp_path):
     finally: tracemalloc.stop()
     assert train.background.total_s + valid.background.total_s > 5400 and train.noise.total_s > 1500
     assert peak_mb < 60, f"{peak_mb:.0f} MB for 90 minutes"
+
+
+# --- what was given and not used
+
+def gave(tmp_path, positives, background=None, config=NOTHING_SAID, **kw): return prepare(tmp_path/"cache", config, positives, talk() if background is None else background, **kw)
+
+
+def test_what_is_skipped_is_said(tmp_path, caplog):
+    (tmp_path/"photo.wav").write_bytes(b"\xff\xd8\xff" + bytes(100))
+    save_audio(tmp_path/"mute.wav", np.zeros(SR, np.float32))
+    save_audio(tmp_path/"long.wav", word(1, 31))
+    save_audio(tmp_path/"room.wav", np.zeros(SR, np.float32))
+    bad = [Item(tmp_path/f"{n}.wav", "speaker 1", n) for n in ("photo", "mute", "long", "gone")]
+    for _ in range(2):  # the second call opens the caches and still says it
+        caplog.clear()
+        train, valid = gave(tmp_path, people() + bad, rooms=[tmp_path/"room.wav", tmp_path/"photo.wav"])
+        why = dict(train.skipped)
+        assert "JPEG" in why["photo"] and "silence" in why["mute"] and "at most 30 s" in why["long"] and "does not exist" in why["gone"] and len(why) == 6
+        assert "silent" in why[str(tmp_path/"room.wav")] and len(train.rooms) == NOTHING_SAID.synthetic_rooms
+        assert "6 of 36 recordings were skipped, for example photo: " in caplog.text
+    assert len(train.where("positive")) + len(valid.where("positive")) == 20
+
+
+def test_a_long_positive_is_never_decoded(tmp_path, monkeypatch):
+    save_audio(tmp_path/"long.wav", word(1, 31))
+    monkeypatch.setattr(recordings, "load_audio", lambda *a, **k: pytest.fail("decoded"))
+    assert "31 s long" in recordings.refusal(Item(tmp_path/"long.wav", "a"))
+
+
+def test_nothing_skipped_nothing_said(data, caplog): assert data[0].skipped == [] and "skipped" not in caplog.text
+
+
+def test_not_one_positive_can_be_used(tmp_path):
+    mute = [Item(np.zeros(SR, np.float32), f"p{k}", f"take {k}") for k in range(6)]
+    with pytest.raises(TrainError, match="digital silence"): gave(tmp_path, mute)
+    with pytest.raises(TrainError, match="None of the 6 recordings.*take .: it is digital silence"):
+        gave(tmp_path, mute, config=NOTHING_SAID.replace(synthetic=12, valid_voices=.3))
+
+
+# --- sides
+
+def test_a_handful_of_speakers_fills_both_sides(tmp_path):
+    for seed in range(4):
+        train, valid = gave(tmp_path/str(seed), people(2), talk(2), NOTHING_SAID.replace(valid_share=.1, seed=seed))
+        assert len(train.where("positive")) == len(valid.where("positive")) == 2 and len(train.background) == len(valid.background) == 1
+    train, valid = gave(tmp_path/"all", people(2), talk(), NOTHING_SAID.replace(valid_share=1.))
+    assert len(train.where("positive")) == 2
+
+
+def test_held_out_positives_that_all_are_broken(tmp_path):
+    sides = module.group_sides(people(2, 1), NOTHING_SAID, both=True)
+    bad = [Item(np.zeros(SR, np.float32), i.group) if sides[i.group] == "valid" else i for i in people(2, 1)]
+    with pytest.raises(TrainError, match="choose the threshold"): gave(tmp_path, bad, near_misses=people(10, 1))
+
+
+def test_a_podcast_stays_on_one_side_where_there_are_others(tmp_path):
+    save_audio(tmp_path/"podcast.wav", word(1, 301))
+    long = Item(tmp_path/"podcast.wav", "podcast", "podcast")
+    assert {i.group for i in pieces([long, *talk(3)])} == {"podcast@0", "podcast@1", *(i.group for i in talk(3))}
+    assert {i.group for i in pieces([long, *talk(4)])} == {"podcast", *(i.group for i in talk(4))}
+
+
+def test_a_file_that_may_not_be_read_passes_through(tmp_path, monkeypatch):
+    def forbidden(*a, **k): raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr(recordings, "probe_audio", forbidden)
+    item = Item(tmp_path/"x.wav", "g")
+    assert list(pieces([item])) == [item] and "Permission" in recordings.refusal(item)
+    monkeypatch.undo()
+    save_audio(tmp_path/"x.wav", word(1, 301))
+    monkeypatch.setattr(recordings, "iter_audio", forbidden)
+    assert list(pieces([item])) == [item]
+
+
+def test_one_invented_person_is_on_one_side(tmp_path):
+    config = NOTHING_SAID.replace(valid_voices=.3, test_voices=.3)
+    voices = module.voice_sides(config)
+    said = lambda k: [Item(word(1000*k + i), str(v), str(v), synthetic=True) for i, v in enumerate(v for side in voices.values() for v in side[::40])]
+    train, valid = gave(tmp_path, said(1), near_misses=said(2), config=config)
+    name = lambda group: group.split("+")[1]
+    for side, key in ((train, "train"), (valid, "valid")):
+        assert len(side.where("synthetic")) == len(side.where("near_miss")) == len(voices[key][::40])
+        assert {name(g) for g in side.clips.groups} <= {v.name for v in voices[key]}
+    assert not {name(g) for s in (train, valid) for g in s.clips.groups} & {v.name for v in voices["test"]}
+
+
+@pytest.mark.parametrize("language, phrase", [("ja", "コンピュータ"), ("de", "hallo computer")])
+def test_other_languages_have_something_to_talk_about(language, phrase):
+    config = DataConfig(phrase=phrase, language=language, synthetic=10, near_misses=10, filler=40)
+    found = list(synthetic_items(config, "test"))
+    assert {label for label, _ in found} == {"synthetic", "near_miss", "filler"} and all(i.src.any() for _, i in found)
+    assert not any(phrase in i.name for label, i in found if label != "synthetic")

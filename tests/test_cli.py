@@ -445,3 +445,10 @@ def test_quickstart_ends_with_what_to_do_next(tmp_path):
     assert text.count("said, ends at") == 3
     assert {"bundle", "report.html", "report.json", "demo.wav"} <= {f.name for f in (tmp_path/"q").iterdir()}
     assert [l[:3] for l in p.stderr.decode().splitlines()] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+
+
+def test_recordings_that_cannot_be_used_are_named_on_stderr(tmp_path, capsys):
+    for name in "abcdef": save_audio(tmp_path/"family"/f"{name}.wav", np.zeros(16_000, np.float32))
+    assert main(["quickstart", "--recordings", "family", *SMALL, "--out", "q"]) == 1
+    err = capsys.readouterr().err
+    assert "recordings were skipped, for example" in err and "digital silence" in err and "Traceback" not in err and not Path("q/bundle").exists()

@@ -117,7 +117,7 @@ class Quickstart:
     events:list     # What the detector found in `demo.wav`
     truth:list      # When the phrase ends there, s
     synthetic:tuple # Which of the calls and the background were synthesized: two booleans
-    skipped:list    # (name, reason) of recordings that training could not use, or used in part
+    skipped:list=() # (name, reason) of recordings that training could not use, or used in part
 
     @property
     def caveat(self):
@@ -192,5 +192,5 @@ def quickstart(
     report = q.report.to_dict()
     skipped = [*report["skipped"], *(dict(file=n, reason=r) for n, r in q.skipped)]
     write_json(out/"report.json", {**report, "skipped": skipped, "caveat": q.caveat, "demo": dict(events=[e.to_dict() for e in q.events], phrase_ends_s=q.truth)})
-    q.report.save_html(out/"report.html", note=q.caveat)
+    q.report.save_html(out/"report.html")
     return q

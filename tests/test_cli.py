@@ -395,10 +395,18 @@ def test_train_says_what_it_made(homes):
 
 
 def test_a_gate_keeps_a_bad_model_from_being_exported_but_the_run_can_be(homes, tmp_path, monkeypatch, capsys):
+    import functools
+    from wakekit.ship import refit
+    from wakekit.ship.evaluate import Gates
     monkeypatch.chdir(homes["alone"])
-    made = json.loads((homes["alone"]/"k.wake"/"manifest.json").read_text(encoding="utf-8"))
-    code = main(["export", "--run", "data/datasets/kitchen", "--out", str(tmp_path/"again.wake")])
-    assert code == (0 if made["gates"]["passed"] else 1) and (tmp_path/"again.wake").exists() == made["gates"]["passed"]
+    real, nothing = refit.export, Gates(false_reject_rate=None, false_accepts_per_hour=None, min_clips=None)
+    out = tmp_path/"again.wake"
+    command = ["export", "--run", "data/datasets/kitchen", "--out", str(out)]
+    monkeypatch.setattr(refit, "export", functools.partial(real, gates=nothing.replace(min_clips=10**6)))
+    assert main(command) == 1 and not out.exists() and "tried on" in one_error_line(capsys)
+    monkeypatch.setattr(refit, "export", functools.partial(real, gates=nothing))
+    assert main(command) == 0 and Bundle.load(out).manifest["gates"]["passed"]
+    monkeypatch.setattr(refit, "export", functools.partial(real, gates=nothing.replace(min_clips=10**6)))
     assert main(["export", "--run", "data/datasets/kitchen", "--out", str(tmp_path/"again.wake"), "--force", "--json"]) == 0
     assert (tmp_path/"again.wake"/"model.onnx").read_bytes() == (homes["alone"]/"k.wake"/"model.onnx").read_bytes()
 
@@ -439,7 +447,8 @@ def test_a_bundle_without_weights_cannot_be_quantized(bundle, capsys):
 
 def test_quickstart_ends_with_what_to_do_next(tmp_path):
     p = wakekit("quickstart", "--phrase", "hey jarvis", *SMALL, "--set", "epochs=2", "--set", "steps_per_epoch=2", "--out", "q", cwd=tmp_path)
-    assert p.returncode == 0, p.stderr.decode()
+    gates = json.loads((tmp_path/"q"/"bundle"/"manifest.json").read_text(encoding="utf-8"))["gates"]
+    assert p.returncode == (0 if gates["passed"] else 1), p.stderr.decode()
     text = p.stdout.decode()
     for part in ("SYNTHETIC", "missed", "false wakes in", "report.html", "q/bundle".replace("/", os.sep), "wakekit detect", "wakekit evaluate", "wakekit quickstart"): assert part in text, part
     assert text.count("said, ends at") == 3
@@ -452,3 +461,36 @@ def test_recordings_that_cannot_be_used_are_named_on_stderr(tmp_path, capsys):
     assert main(["quickstart", "--recordings", "family", *SMALL, "--out", "q"]) == 1
     err = capsys.readouterr().err
     assert "recordings were skipped, for example" in err and "digital silence" in err and "Traceback" not in err and not Path("q/bundle").exists()
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_quickstart_whose_gate_failed_writes_everything_and_is_1(bundle, monkeypatch, capsys, passed):
+    from wakekit.learn.metrics import operating_point
+    from wakekit.ship import quickstart as Q
+    made = toy_bundle(bundle.parent/"made.wake", gates={"passed": passed, "checks": [{"name": "min_clips", "passed": passed, "value": 3, "limit": 5, "reason": "was tried on 3 calls; 5 are needed"}]})
+    point = operating_point(np.ones(3), np.zeros(5000), 1., .5, 50)
+    monkeypatch.setattr(Q, "quickstart", lambda *a, **k: types.SimpleNamespace(bundle=Bundle.load(made), report=types.SimpleNamespace(at_bundle_threshold=point), events=[], truth=[], caveat="", skipped=()))
+    assert main(["quickstart", "--out", "q"]) == int(not passed)
+    assert ("GATE FAILED" in capsys.readouterr().out) != passed
+
+
+@pytest.mark.parametrize("line", ["detect {b} --threshold .5 {e}", "detect {b} {e} --threshold .5 {e}", "detect --threshold .5 {b} --json {e}"])
+def test_options_may_stand_between_bundle_and_files(bundle, evening, line, capsys):
+    assert main(line.format(b=bundle, e=evening).split()) == 0
+    assert capsys.readouterr().out.count("evening.wav") == line.count("{e}")
+
+
+@pytest.mark.parametrize("line", ["detect b --threshold .5 --nope e.wav", "doctor --json here", "data list a --json b"])
+def test_what_no_command_takes_is_still_a_typing_error(line, capsys):
+    assert main(line.split()) == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, value, says", [("WAKEKIT_PRESET", "huge", "huge"), ("WAKEKIT_TRAIN__EPOCS", "5", "epochs"), ("WAKEKIT_TRAIN__EPOCHS", "many", "epochs"), ("WAKEKIT_TRAIN__EPOCHS", "5", None)])
+def test_the_doctor_finds_hyperparameters_that_do_not_exist(monkeypatch, capsys, name, value, says):
+    import wakekit.doctor as D
+    monkeypatch.setattr(D, "doctor", lambda s: D.Checks())
+    monkeypatch.setenv(name, value)
+    assert main(["doctor", "--json"]) == int(says is not None)
+    check, = json.loads(capsys.readouterr().out)["checks"]
+    assert check["name"].startswith("preset=") and (says is None or says in check["detail"])

@@ -95,3 +95,11 @@ def test_optional_tells_a_missing_dependency_from_a_missing_package(tmp_path, mo
     (tmp_path/"needs_more.py").write_text("import a_thing_that_is_not_there", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     assert optional("needs_more")[1] == "needs a_thing_that_is_not_there, which is not installed"
+
+
+def test_workers_on_a_cpu_are_none_unless_asked_for():
+    "The table says what the trainer does"
+    s = Settings.load("", {}, device="cpu")
+    assert s.row("num_workers").resolved == "0" and s.replace(num_workers=3).resolve("num_workers") == 3
+    assert Settings.load("", {"WAKEKIT_NUM_WORKERS": "2"}, device="cpu").row("num_workers").resolved == "2"
+    assert Settings.load("", {}, device="cuda:99").row("num_workers").ok # the row of the device says what is wrong

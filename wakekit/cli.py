@@ -62,11 +62,23 @@ def _dataset(a):
     return Dataset.open(path)
 
 # %% ../nbs/50_cli.ipynb #28d50c3e
+def _hyperparameters(s):
+    "Do the preset and the hyperparameters of the environment exist? Nothing where training is not installed"
+    from wakekit.doctor import prove
+    try: from wakekit.learn.train import preset
+    except ImportError: return []
+    def found():
+        overrides = [f"{k}={v}" for k, v in s.train_overrides().items()]
+        preset(s.preset, overrides)
+        return " ".join([s.preset, *overrides])
+    return [prove(f"preset={s.preset}", found, "change or remove WAKEKIT_PRESET and WAKEKIT_TRAIN__<FIELD>")]
+
 @_command("doctor", "Try everything that the settings promise on this machine", "wakekit doctor\nWAKEKIT_QUANT_BACKEND=qnnpack wakekit doctor --json")
 def _doctor(a):
     from wakekit.doctor import doctor
     s = _settings(a)
     checks = doctor(s)
+    checks = type(checks)([*checks, *_hyperparameters(s)])
     rows = {name: s.row(name)._asdict() for name in s.hints()}
     show(a, {**checks.to_dict(), "settings": rows}, f"{s}\n\n{checks}")
     return 0 if checks.ok else 1
@@ -237,7 +249,7 @@ def _train(a):
     bundle = train_dataset(ds, out, a.background, a.noise, a.rooms, config, a.language, s, data, force=a.force)
     show(a, bundle_facts(bundle), f"{_bundle_text(bundle)}\n\nthe bundle: {out}\nnext: wakekit evaluate {out} --positives DIR --background DIR --html report.html\n      wakekit detect {out} --mic")
 
-@_command("quickstart", "From a phrase to a working detector: synthesize, train, export, quantize, evaluate, try",
+@_command("quickstart", "From a phrase to a working detector: synthesize, train, export, quantize, evaluate, try; exit code 1 when a gate failed, with everything written",
           "wakekit quickstart --phrase \"hey jarvis\"\nwakekit quickstart --phrase computer --recordings ~/family --background ~/podcasts",
           arg("--phrase", default="hey jarvis", help='what to wake for ("hey jarvis")'), arg("--recordings", metavar="DIR", help="people saying the phrase"),
           arg("--background", metavar="DIR", help="recordings without the phrase, hours if you have them"), *_learning,
@@ -250,6 +262,7 @@ def _quickstart(a):
     found = {**bundle_facts(q.bundle), "caveat": q.caveat, "at_bundle_threshold": q.report.at_bundle_threshold.to_dict(), "events": [e.to_dict() for e in q.events],
              "phrase_ends_s": q.truth, "demo": out/"demo.wav", "report": out/"report.html"}
     show(a, found, _quickstart_text(q, a, out))
+    return int(bool(_failed_gates(q.bundle)))
 
 # %% ../nbs/50_cli.ipynb #9cc4d118
 def _demo_text(events, truth):
@@ -263,7 +276,7 @@ def _quickstart_text(q, a, out):
     "The end of a quickstart, for people"
     p, m = q.report.at_bundle_threshold, q.bundle.path
     quoted = f'"{a.phrase}"'
-    return "\n".join([f"\n“{q.bundle.phrase}”, on voices and recordings that training never heard, at the bundle's threshold {p.threshold:.3f}:",
+    return "\n".join([f"\n“{q.bundle.phrase}”, on audio kept aside from training, at the bundle's threshold {p.threshold:.3f}:",
         f"  missed {p.false_rejects} of {p.clips} calls: {p.false_reject_rate:.1%} (95 %: {p.false_reject_rate_95[0]:.1%} to {p.false_reject_rate_95[1]:.1%})",
         f"  {p.false_accepts} false wakes in {p.hours:.2f} h: {_rate(p.false_accepts_per_hour)} per hour (95 %: {' to '.join(map(_rate, p.false_accepts_per_hour_95))})",
         *_failed_gates(q.bundle), *([f"\nNOTE: {q.caveat}"] if q.caveat else []), f"\nthe demo recording, {out/'demo.wav'}:", plain(_demo_text(q.events, q.truth)),

@@ -202,7 +202,7 @@ class Settings(Config):
     compile:str = _setting("WAKEKIT_COMPILE", "auto", "Use torch.compile (Triton on a GPU, a C++ compiler on a CPU)", ("auto", "on", "off"))
     dist_backend:str = _setting("WAKEKIT_DIST_BACKEND", "auto", "How training processes started by torchrun talk", ("auto", "nccl", "gloo", "off"))
     mp_start:str = _setting("WAKEKIT_MP_START", "auto", "How worker processes start", ("auto", "spawn", "fork", "forkserver"))
-    num_workers:int|None = _setting("WAKEKIT_NUM_WORKERS", None, "Worker processes that prepare data; empty: by the number of cores", group="Training")
+    num_workers:int|None = _setting("WAKEKIT_NUM_WORKERS", None, "Worker processes that prepare data; empty: none on a CPU, else by the number of cores", group="Training")
     seed:int = _setting("WAKEKIT_SEED", 0, "Seed of every random draw")
     preset:str = _setting("WAKEKIT_PRESET", "fast", "Training preset: fast, accurate or tiny")
     database_url:str = _setting("WAKEKIT_DATABASE_URL", "", "Jobs of the training service; empty: SQLite in the data folder", group="Services")
@@ -287,12 +287,18 @@ def resolve_num_workers(
     "Worker processes that prepare data: one core stays with the training itself, and more than 8 rarely help"
     return min(8, (cpus or detect_host().cpus) - 1) if value is None else value
 
+def _workers(self, value):
+    "On a CPU the trainer prepares its data itself, unless told otherwise: there is no core to spare"
+    try: on_cpu = value is None and resolve_device(self.device)=="cpu"
+    except SettingsError: on_cpu = False # said in the row of the device
+    return 0 if on_cpu else resolve_num_workers(value)
+
 def _resolve(self,
     name:str, # Name of a setting, such as `"device"`
 ):            # What it becomes here; `SettingsError` when that is impossible
     "What a setting becomes on this machine"
     value = getattr(self, name)
-    flags = dict(quant_backend=resolve_quant_engine, device=resolve_device, num_workers=resolve_num_workers,
+    flags = dict(quant_backend=resolve_quant_engine, device=resolve_device, num_workers=lambda v: _workers(self, v),
         compile=lambda v: "on" if resolve_compile(v, self.device) else "off",
         dist_backend=lambda v: resolve_dist_backend(v, self.device), mp_start=lambda v: resolve_mp_start(v, self.device),
         database_url=lambda v: v or f"sqlite:///{self.data_dir.expanduser().resolve().as_posix()}/wakekit.db")

@@ -175,13 +175,23 @@ def _hush():
     "Nobody reads stdout any more: let nothing complain about it"
     with contextlib.suppress(OSError, AttributeError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+def _parse(parser, argv):
+    "Arguments; options may stand between a command's names and its files, which argparse alone does not understand"
+    a, rest = parser.parse_known_args(argv)
+    if not rest: return a
+    p = getattr(a, "parser", parser)
+    many = [x.dest for x in p._actions if not x.option_strings and x.nargs == "*"]
+    if not many or any(t.startswith("-") and t != "-" for t in rest): p.error(f"unrecognized arguments: {' '.join(rest)}")
+    setattr(a, many[0], [*getattr(a, many[0]), *rest])
+    return a
+
 def _run(self,
     argv=None, # Arguments; None takes those of the command line
 )->int:        # Exit code: 0 ok, 1 failed, 2 bad usage, 130 stopped by Ctrl-C
     "Run the command that the arguments name"
     parser, prog, a = self.parser(), self.prog, argparse.Namespace()
     try:
-        with manners(): a = parser.parse_args(argv)
+        with manners(): a = _parse(parser, argv)
         if not hasattr(a, "run"):
             getattr(a, "parser", parser).print_help(sys.stderr)
             return 2

@@ -1,11 +1,11 @@
 "Training in corners that are not worth a page: several processes, several ways to start workers, losses that are not numbers"
-import os, subprocess, sys, textwrap
+import copy, os, subprocess, sys, textwrap
 import pytest
 torch = pytest.importorskip("torch")
 from wakekit.core import TrainError
 from wakekit.data.batches import DataConfig, prepare
 from wakekit.env import Settings
-from wakekit.learn.train import Trainer, preset, train
+from wakekit.learn.train import Trainer, own_device, preset, train
 
 DATA = DataConfig(phrase="computer", synthetic=30, near_misses=16, filler=12, synthetic_rooms=2, valid_voices=.3)
 TINY = ["epochs=2", "steps_per_epoch=3", "warmup_steps=2", "mine_from=1", "mine_every=1", "hard_windows=20", "batch.batch_size=32"]
@@ -29,20 +29,23 @@ def test_two_processes_share_the_gradient(tmp_path, sets):
         sets = prepare({str(sets[0].clips.folder.parent.parent)!r}, {DATA!r})
         settings = Settings.load(environ={{}}, device="cpu", compile="off", dist_backend="gloo")
         trainer = Trainer(*sets, preset("tiny", {TINY!r}), {str(tmp_path/"run")!r}, settings, quiet=True)
-        trainer.run()
+        result = trainer.run()
         assert trainer.world == 2, trainer.world
-        torch.save([p.detach() for p in trainer.model.parameters()], {str(tmp_path)!r} + f"/rank{{trainer.rank}}.pt")
+        found = dict(net=[p.detach() for p in trainer.model.parameters()], ema=list(trainer.ema.state_dict().values()), end=list(result.model.state_dict().values()),
+                     hard=[torch.from_numpy(trainer.hard)], told=(result.best_epoch, result.threshold, str(result.history)))
+        torch.save(found, {str(tmp_path)!r} + f"/rank{{trainer.rank}}.pt")
     """), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", "--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", str(script)]
     r = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert r.returncode == 0, r.stderr[-3000:]
     one, other = (torch.load(tmp_path/f"rank{k}.pt", weights_only=True) for k in (0, 1))
-    assert all(torch.equal(a, b) for a, b in zip(one, other))
+    for part in ("net", "ema", "end", "hard"): assert len(one[part]) == len(other[part]) and all(torch.equal(a, b) for a, b in zip(one[part], other[part])), part
+    assert one["told"] == other["told"]
     alone = Trainer(*sets, preset("tiny", TINY), tmp_path/"alone", Settings.load(**SETTINGS), quiet=True)
     start = [p.detach().clone() for p in alone.model.parameters()]
     alone.run()
     moved = sum(float((p - s).abs().sum().detach()) for p, s in zip(alone.model.parameters(), start))
-    apart = sum(float((p - o).abs().sum().detach()) for p, o in zip(alone.model.parameters(), one))
+    apart = sum(float((p - o).abs().sum().detach()) for p, o in zip(alone.model.parameters(), one["net"]))
     assert 0 < apart < moved # not bit-equal (each process normalizes its own rows), but the same journey
     assert (tmp_path/"run"/"events.jsonl").read_text(encoding="utf-8").count('"kind": "done"') == 1
 
@@ -70,3 +73,39 @@ def test_a_damaged_checkpoint_is_refused_with_a_remedy(tmp_path, sets):
     run.mkdir()
     (run/"checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(TrainError, match="delete"): train(sets, preset("tiny", TINY), run, Settings.load(**SETTINGS), quiet=True)
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [own_device(d) for d in ("cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:0", "cpu"]
+    monkeypatch.delenv("WORLD_SIZE")
+    assert own_device("cuda") == "cuda"
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_trying_out_the_compiler_changes_no_weights(tmp_path, sets, monkeypatch, works):
+    ran = []
+    def compiler(net):
+        def fast(x):
+            ran.append(net(x)) # counts into batch norm, as a compiled network does
+            if not works: raise RuntimeError("no compiler")
+        return fast
+    monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr(Settings, "resolve", lambda self, name, resolve=Settings.resolve: "on" if name == "compile" else resolve(self, name))
+    trainer = Trainer(*sets, preset("tiny", TINY), tmp_path/"run", Settings.load(**{**SETTINGS, "compile": "auto"}), quiet=True)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    trainer.model.train()
+    assert (trainer.compiled() is not trainer.model.net) == works and ran
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+
+
+def test_other_rooms_are_another_run(tmp_path, sets):
+    run, settings = tmp_path/"run", Settings.load(**SETTINGS)
+    run.mkdir()
+    Trainer(*sets, preset("tiny", TINY), run, settings, quiet=True).save()
+    again = Trainer(*sets, preset("tiny", TINY), run, settings, quiet=True)
+    assert again.resume()
+    other = copy.copy(sets[0])
+    other.rooms = sets[0].rooms*.5
+    with pytest.raises(TrainError, match="other data"): Trainer(other, sets[1], preset("tiny", TINY), run, settings, quiet=True).resume()

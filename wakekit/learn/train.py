@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'JUDGED_AT', 'TrainConfig', 'preset', 'detection_loss', 'score_background', 'mine', 'positive_peaks',
-           'validate', 'process_group', 'Trainer', 'save', 'resume', 'loader', 'learning_rate', 'features', 'step',
-           'run_epoch', 'compiled', 'finish_epoch', 'TrainResult', 'run', 'run_folder', 'train']
+           'validate', 'own_device', 'process_group', 'Trainer', 'save', 'resume', 'loader', 'learning_rate',
+           'features', 'step', 'run_epoch', 'compiled', 'look_back', 'share', 'finish_epoch', 'TrainResult', 'run',
+           'run_folder', 'train']
 
 # %% ../../nbs/learn/24_train.ipynb #81f51aed
 import contextlib, copy, hashlib, json, logging, math, os, time
@@ -30,7 +31,7 @@ class TrainConfig(Config):
     augment:AugmentConfig=AugmentConfig() # What is done to clips
     batch:BatchConfig=BatchConfig()       # What a batch is made of
     epochs:int=12                # Checkpoint, validation and log after each
-    steps_per_epoch:int=100      # Batches in an epoch
+    steps_per_epoch:int=160      # Batches in an epoch
     lr:float=3e-3                # Highest learning rate, cosine to zero
     warmup_steps:int=100         # Steps until it is reached
     weight_decay:float=.01       # Of AdamW
@@ -52,7 +53,7 @@ class TrainConfig(Config):
 # %% ../../nbs/learn/24_train.ipynb #cd5473af
 PRESETS = {
     "fast": TrainConfig(),
-    "accurate": TrainConfig(epochs=40, steps_per_epoch=150, hard_windows=4000, mine_from=4, mine_every=3, ema=.998),
+    "accurate": TrainConfig(epochs=40, steps_per_epoch=200, hard_windows=4000, mine_from=4, mine_every=3, ema=.998),
     "tiny": TrainConfig(model=ModelConfig(channels=32, dilations=(1, 2, 4, 4, 6)), epochs=15),
 }
 
@@ -151,6 +152,12 @@ def validate(
                 false_accepts_per_hour=best.false_accepts_per_hour, hours=hours, clips=len(peaks), judged_on=kind)
 
 # %% ../../nbs/learn/24_train.ipynb #47785d80
+def own_device(
+    device:str, # As the settings resolve it
+)->str:         # `cuda:1` for the second process of a machine; what names a GPU, or none, stays
+    "The GPU of this process when torchrun started several"
+    return f"cuda:{os.environ.get('LOCAL_RANK') or 0}" if device=="cuda" and int(os.environ.get("WORLD_SIZE") or 1)>1 else device
+
 @contextlib.contextmanager
 def process_group(
     settings:Settings,  # `dist_backend`
@@ -162,7 +169,8 @@ def process_group(
         yield 0, 1
         return
     from datetime import timedelta
-    torch.distributed.init_process_group(backend, timeout=timedelta(minutes=10))
+    if device.startswith("cuda:"): torch.cuda.set_device(device)
+    torch.distributed.init_process_group(backend, timeout=timedelta(hours=1)) # the others wait while the first one validates
     try: yield torch.distributed.get_rank(), world
     finally: torch.distributed.destroy_process_group()
 
@@ -180,8 +188,8 @@ class Trainer:
     ):
         self.train, self.valid, self.config, self.folder, self.quiet = train, valid, config, Path(folder), quiet
         self.settings, self.on_event = settings or Settings.load(), on_event
-        self.device = self.settings.resolve("device")
-        self.identity = dict(config=config.to_dict(), train=train.key, valid=valid.key)
+        self.device = own_device(self.settings.resolve("device"))
+        self.identity = dict(config=config.to_dict(), train=train.key, valid=valid.key, rooms=hashlib.sha256(train.rooms.tobytes()).hexdigest())
         self.epoch, self.history, self.hard, self.best, self.rank, self.world = 0, [], None, None, 0, 1
         torch.manual_seed(config.seed)
         self.model = WakeModel(config.model).to(self.device)
@@ -289,6 +297,7 @@ def compiled(self:Trainer):
     "The network, compiled when the settings say so and it works here"
     net = self.model.net
     if self.settings.resolve("compile")=="on":
+        kept = {k: v.clone() for k, v in net.state_dict().items()}
         try:
             fast = torch.compile(net)
             fast(torch.zeros(2, self.config.model.features.n_mels, self.model.receptive_field//self.config.model.features.hop_length, device=self.device))
@@ -296,30 +305,48 @@ def compiled(self:Trainer):
         except Exception as e:
             if self.settings.compile=="on": raise TrainError(f"WAKEKIT_COMPILE=on, but compiling failed: {e}") from e
             logging.getLogger(__name__).warning("not compiled: %s", e)
+        finally: self.model.net.load_state_dict(kept) # batch norm has counted the silence
     if self.world>1: net = torch.nn.parallel.DistributedDataParallel(net)
     return net
+
+def look_back(self:Trainer)->dict: # From `validate`
+    "Validate, keep the best, mine for the next epochs"
+    c, done, result = self.config, self.epoch + 1, validate(self.ema, self.valid, self.config, self.device)
+    rank = (result["mean_false_reject_rate"], result["false_reject_rate"])
+    if self.epoch>=c.epochs//2 and (self.best is None or rank<=tuple(self.best["rank"])):
+        self.best = dict(rank=list(rank), epoch=done, threshold=result["threshold"], weights={k: v.clone() for k, v in self.ema.state_dict().items()})
+    if done>=c.mine_from and (done - c.mine_from)%c.mine_every==0 and done<c.epochs:
+        worst = mine(score_background(self.ema, self.train.background, self.device), c.hard_windows)
+        self.hard = worst*self.model.step_samples + self.model.receptive_field
+    return result
+
+def share(self:Trainer,
+    found=None, # What the first process found, any object that can be pickled
+):              # The same in every process
+    "Give averaged weights, mined moments and the best so far of the first process to the others"
+    if self.world==1: return found
+    cpu = lambda weights: {k: v.cpu() for k, v in weights.items()}
+    box = [None]
+    if self.rank==0: box = [(found, cpu(self.ema.state_dict()), self.hard, self.best and {**self.best, "weights": cpu(self.best["weights"])})]
+    torch.distributed.broadcast_object_list(box, src=0)
+    found, weights, self.hard, self.best = box[0]
+    self.ema.load_state_dict(weights)
+    return found
 
 def finish_epoch(self:Trainer,
     loss:float,    # Mean over its batches
     started:float, # When this process began, s
     done:int,      # Epochs that an earlier process had finished
 ):
-    "Validate, keep the best, mine for the next epochs, write the checkpoint"
-    result = validate(self.ema, self.valid, self.config, self.device)
-    rank = (result["mean_false_reject_rate"], result["false_reject_rate"])
-    if self.epoch>=self.config.epochs//2 and (self.best is None or rank<=tuple(self.best["rank"])):
-        self.best = dict(rank=list(rank), epoch=self.epoch + 1, threshold=result["threshold"],
-                         weights={k: v.clone() for k, v in self.ema.state_dict().items()})
+    "Look back in the first process, tell the others, write the checkpoint"
+    loss, result = self.share((loss, self.look_back()) if self.rank==0 else None)
     self.epoch += 1
     c, left = self.config, (time.time() - started)/(self.epoch - done)*(self.config.epochs - self.epoch)
-    if self.epoch>=c.mine_from and (self.epoch - c.mine_from)%c.mine_every==0 and self.epoch<c.epochs:
-        worst = mine(score_background(self.ema, self.train.background, self.device), c.hard_windows)
-        self.hard = worst*self.model.step_samples + self.model.receptive_field
     self.history.append(dict(epoch=self.epoch, loss=loss, **result))
     if self.rank==0: self.save()
     self.event(kind="epoch", loss=loss, epoch=self.epoch, epochs=c.epochs, seconds_left=round(left), **result)
 
-Trainer.compiled, Trainer.finish_epoch = compiled, finish_epoch
+Trainer.compiled, Trainer.look_back, Trainer.share, Trainer.finish_epoch = compiled, look_back, share, finish_epoch
 
 # %% ../../nbs/learn/24_train.ipynb #aa67962c
 @dataclass

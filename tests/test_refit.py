@@ -20,7 +20,7 @@ def fill(folder, source):
 def bundles(tmp_path): return toy_bundle(tmp_path/"k.wake", threshold=.5), toy_bundle(tmp_path/"new", threshold=.7)
 
 
-def names(folder): return sorted(p.name for p in folder.iterdir())
+def names(folder): return sorted(p.name for p in folder.iterdir() if p.suffix != ".lock")
 
 
 @pytest.mark.parametrize("fails_at", (1, 2))

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['CHUNKINGS', 'MOST_GIVEN_UP', 'EXPORT_GATES', 'CARD', 'LICENCES', 'ESPEAK', 'quietly', 'to_onnx', 'to_torchscript',
            'to_pt', 'load_model', 'in_chunks', 'parity', 'tail_threshold', 'judge', 'versions', 'reference',
-           'file_facts', 'write_graphs', 'calibration_audio', 'model_card', 'replacing', 'export']
+           'file_facts', 'write_graphs', 'calibration_audio', 'model_card', 'spoken', 'replacing', 'export']
 
 # %% ../../nbs/ship/33_export.ipynb #c2d336b7
-import contextlib, importlib.metadata, importlib.util, io, itertools, logging, os, platform, shutil, uuid, warnings
+import contextlib, glob, importlib.metadata, importlib.util, io, itertools, logging, os, platform, shutil, uuid, warnings
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import torch
 import wakekit
-from ..core import BundleError, SAMPLE_RATE, jsonable, sha256_file, write_json
+from ..core import BundleError, SAMPLE_RATE, file_lock, jsonable, sha256_file, write_json
 from ..data.audio import rms_db, to_float32
 from ..env import Settings
 from ..learn.metrics import det_curve, measure, operating_point
@@ -120,7 +120,8 @@ def tail_threshold(
     target:float,      # False accepts per hour wanted
     n:int=30,          # Highest windows that the tail is fitted to
 )->float:              # Threshold
-    "Threshold for a target rate from an exponential tail of the logits, so that half an hour can speak for half an alarm"
+    "Threshold for a target rate from an exponential tail of the logits, so that half an hour can speak for half an alarm; 0 where there is no tail"
+    if len(peaks)<2: return 0.
     logit = np.sort(np.log(np.clip(peaks, 1e-9, 1 - 1e-9)/(1 - np.clip(peaks, 1e-9, 1 - 1e-9))))[::-1][:n + 1]
     base, excess = logit[-1], logit[:-1] - logit[-1]
     at = base + max(excess.mean(), .05)*np.log(max(len(excess)/hours/target, 1))
@@ -224,6 +225,14 @@ Detector("path/of/this/folder").detect("recording.wav")
 ```
 """
 
+def _int8_words(manifest):
+    "What the card says of int8"
+    if "int8" not in manifest["graphs"]: return "not made"
+    made = f"portable ONNX, and TorchScript for {manifest['quantization'].get('resolved')}"
+    if manifest["quantization"].get("accepted", True): return made
+    why = "; ".join(c["reason"] for c in manifest["gates"]["int8"] if not c["passed"])
+    return f"{made}. **Not accepted, use float32:** it {why}"
+
 def model_card(
     manifest:dict, # Of the bundle
     reports:dict,  # Graph → `Report` from `judge`
@@ -241,7 +250,7 @@ def model_card(
         judged_on="recordings" if real>=10 else "mostly synthetic voices", warning="" if real>=10 else "**Synthetic voices are not people: record some and evaluate on them.**",
         parameters=size["parameters"], macs=(size["macs_per_s"] + size["front_end_macs_per_s"])/1e6, field_ms=size["receptive_field_ms"],
         real=len(train.where("positive")), said=len(train.where("synthetic")), near=len(train.where("near_miss")), train_hours=train.background.total_s/3600,
-        tick="✓" if proof["ok"] else "✗", difference=max(proof["largest_difference"].values()), int8=f"portable ONNX, and TorchScript for {manifest['quantization'].get('resolved')}" if "int8" in manifest["graphs"] else "not made")
+        tick="✓" if proof["ok"] else "✗", difference=max(proof["largest_difference"].values()), int8=_int8_words(manifest))
 
 # %% ../../nbs/ship/33_export.ipynb #56b9d9ba
 LICENCES = """# Licences
@@ -252,17 +261,29 @@ The weights in this folder were learned from the following. The code that runs t
 """
 ESPEAK = "Synthesized speech by espeak-ng (GPL-3.0-or-later program; its output is not covered by that licence)"
 
+def spoken(
+    data:tuple, # (`TrainingSet`, its held-out twin)
+)->list:        # `ESPEAK`, or nothing where no synthesizer spoke
+    "What LICENSES.md says of synthesized speech"
+    labels = {l for side in data for cache in (side.clips, side.background) for l in set(cache.labels)}
+    return [ESPEAK] if labels & {"synthetic", "near_miss", "filler"} else []
+
 @contextlib.contextmanager
 def replacing(
     folder, # The folder to write
 ):          # A scratch folder that takes its place when all went well
-    "Build a folder beside its place and swap it in whole; on an error nothing has changed"
+    "Build a folder beside its place and swap it in whole; on an error nothing has changed; one writer at a time"
     folder = Path(folder).resolve()
-    for dead in folder.parent.glob(f".{folder.name}.????????.old"): # somebody was killed in the middle of a swap
-        if not folder.exists(): os.replace(dead, folder)
+    with file_lock(folder.with_name(f".{folder.name}.lock"), timeout_s=600): yield from _replacing(folder)
+
+def _replacing(folder):
+    "The same, with the lock held"
+    for end in ("old", "part"): # somebody was killed
+        for dead in folder.parent.glob(f".{glob.escape(folder.name)}.????????.{end}"):
+            if end=="old" and not folder.exists(): os.replace(dead, folder)
+            else: shutil.rmtree(dead, ignore_errors=True)
     if folder.exists() and any(folder.iterdir()) and not (folder/"manifest.json").exists():
         raise BundleError(f"{folder} exists and is not a bundle: choose another place")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     scrap, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}{end}") for end in (".part", ".old"))
     scrap.mkdir()
     try:
@@ -313,16 +334,17 @@ def export(
         reports = {graph: judge(bundle, graph, valid, target) for graph in manifest["graphs"]}
         for graph, report in reports.items(): manifest["graphs"][graph]["threshold"] = report.at_bundle_threshold.threshold
         proof = parity(folder, stream, to_float32(np.array(valid.background.pcm[:20*SAMPLE_RATE])))
-        checks = [Gate("parity", proof["ok"], max(proof["largest_difference"].values()), proof["tolerance"], "torch, ONNX, TorchScript and offline scores agree"), *gates.check(reports["float32"])]
+        checks, checks8 = [Gate("parity", proof["ok"], max(proof["largest_difference"].values()), proof["tolerance"], "torch, ONNX, TorchScript and offline scores agree"), *gates.check(reports["float32"])], gates.check(reports["int8"])
         failed = [g.reason for g in checks if not g.passed]
         if failed and not force:
             raise BundleError(f"The model fails its gates and was not exported: {'; '.join(failed)}. " + " ".join(reports["float32"].advice) + " Or pass force=True (--force).")
-        manifest["gates"] = dict(passed=not failed, forced=bool(failed), checks=[g.to_dict() for g in checks])
+        manifest["gates"] = dict(passed=not failed, forced=bool(failed), checks=[g.to_dict() for g in checks], int8=[g.to_dict() for g in checks8])
+        quantization["accepted"] = all(g.passed for g in checks8)
         write_json(folder/"config.json", result.config.to_dict())
         write_json(folder/"reference.json", jsonable(reference(reports["float32"], valid)))
         write_json(folder/"metrics.json", jsonable(dict(held_out={n: r.to_dict() for n, r in reports.items()}, parity=proof, training=result.history, best_epoch=result.best_epoch, size=model_size(result.model))))
         manifest["files"] = file_facts(folder)
         (folder/"README.md").write_text(model_card(manifest, reports, proof, result.model, data), encoding="utf-8")
-        (folder/"LICENSES.md").write_text(LICENCES.format(rows="\n".join(f"- {l}" for l in [ESPEAK, *licences])), encoding="utf-8")
+        (folder/"LICENSES.md").write_text(LICENCES.format(rows="\n".join(f"- {l}" for l in [*spoken(data), *licences])), encoding="utf-8")
         save()
     return Bundle.load(out)

@@ -98,7 +98,8 @@ def requantize(
         quantization = quantize_files(folder, stream, calibration_feeds(folder/"model.onnx", waves), settings)
         threshold = next(iter(b.manifest["graphs"].values()))["threshold"] if "float32" not in b.manifest["graphs"] else b.manifest["graphs"]["float32"]["threshold"]
         graphs = {"float32": {"file": "model.onnx", "threshold": threshold}, "int8": {"file": "model.int8.onnx", "threshold": threshold}}
-        manifest = {**b.manifest, "graphs": graphs, "quantization": quantization}
+        gates = {k: v for k, v in b.manifest.get("gates", {}).items() if k!="int8"} # those were of the int8 before
+        manifest = {**b.manifest, "graphs": graphs, "quantization": quantization, "gates": gates}
         save = lambda: write_json(folder/"manifest.json", jsonable({**manifest, "files": file_facts(folder)}))
         save()
         graphs["int8"]["threshold"], how = matched_threshold(_scores(folder, "float32", waves), _scores(folder, "int8", waves), threshold)

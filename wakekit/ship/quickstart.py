@@ -6,7 +6,7 @@
 __all__ = ['slug', 'demo_recording', 'as_files', 'unstated', 'train_dataset', 'Quickstart', 'quickstart']
 
 # %% ../../nbs/ship/36_quickstart.ipynb #de32b512
-import re, sys
+import os, re, sys
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -93,7 +93,7 @@ def train_dataset(
     force:bool=False,         # Export even if a gate fails
     on_event=None,            # Called with each training event
 )->Bundle:                    # Checked
-    "Train on a dataset and export the bundle; the same call again resumes"
+    "Train on a dataset and export the bundle; the same call again resumes; under torchrun the first process exports"
     settings = settings or Settings.load()
     config = config or preset(settings.preset, [f"{k}={v}" for k, v in settings.train_overrides().items()])
     data = (data or DataConfig()).replace(phrase=dataset.phrase, language=language, seed=settings.seed)
@@ -104,6 +104,7 @@ def train_dataset(
                    find_audio(rooms) if rooms else (), clips("negative", (True,)))
     config = config.replace(seed=settings.seed)
     result = train(sets, config, run_folder(work, config, sets), settings, on_event)
+    if int(os.environ.get("RANK") or 0): return None
     licences = sorted({f"{c.source or 'recordings'}: {c.licence}" for c in dataset.clips() if c.licence})
     return export(result, sets, out, dataset.phrase, language, settings, force=force, licences=[*licences, *unstated(background, noise, rooms)])
 
@@ -192,5 +193,5 @@ def quickstart(
     report = q.report.to_dict()
     skipped = [*report["skipped"], *(dict(file=n, reason=r) for n, r in q.skipped)]
     write_json(out/"report.json", {**report, "skipped": skipped, "caveat": q.caveat, "demo": dict(events=[e.to_dict() for e in q.events], phrase_ends_s=q.truth)})
-    q.report.save_html(out/"report.html")
+    q.report.save_html(out/"report.html", note=q.caveat)
     return q

@@ -333,10 +333,15 @@ def test_doctor_speaks_json(capsys, monkeypatch):
 
 # --- training: Ctrl-C, kill -9, and the same weights in the end
 
+def heed_ctrl_c():
+    "A test run in the background is started with Ctrl-C ignored, and its children would inherit that"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(home, epochs, out):
     "`wakekit train kitchen` in a process of its own"
     return subprocess.Popen([*TYPED, "train", "kitchen", *SMALL, "--set", f"epochs={epochs}", "--out", out, "--force", "--json"], cwd=home, env=child_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0))
+                            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0), preexec_fn=None if os.name == "nt" else heed_ctrl_c)
 
 
 def after_epoch(home, n, p):

@@ -75,7 +75,7 @@ def _dlclose(handle):
 
 class _Engine:
     "espeak-ng through ctypes; hold `lock` while using `lib`"
-    def __init__(self): self.lib, self.lock, self.pid, self.pcm, self.said = None, threading.RLock(), os.getpid(), [], _CALLBACK(self._collect)
+    def __init__(self): self.lib, self.lock, self.pcm, self.said = None, threading.RLock(), [], _CALLBACK(self._collect)
 
     def _collect(self, samples, n, events):
         if samples and n > 0: self.pcm.append(ctypes.string_at(samples, 2*n))
@@ -99,10 +99,11 @@ class _Engine:
 
 # %% ../../nbs/data/13_synth.ipynb #c0fe216b
 _ENGINE = _Engine()
+if hasattr(os, "register_at_fork"): # a process is never copied while a thread is in the middle of a word
+    os.register_at_fork(before=_ENGINE.lock.acquire, after_in_parent=_ENGINE.lock.release, after_in_child=_ENGINE.lock.release)
 
 def _engine():
     "The engine of this process; loads espeak-ng on first use"
-    if _ENGINE.pid != os.getpid(): _ENGINE.lock, _ENGINE.pid = threading.RLock(), os.getpid()
     if _ENGINE.lib is None:
         with _ENGINE.lock: _ENGINE.fresh()
     return _ENGINE

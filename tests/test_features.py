@@ -1,7 +1,8 @@
 "Corner cases of the front end: nothing, a single sample, extreme values, other settings."
 import numpy as np, pytest, torch
 from wakekit.core import ConfigError
-from wakekit.learn.features import FeatureConfig, LogMel, StreamingLogMel, folded_dft, hann, log_mel, mel_filters
+from wakekit.data.mel import FeatureConfig, StreamingLogMel, hann, log_mel, mel_filters
+from wakekit.learn.features import LogMel, folded_dft
 
 rng = np.random.default_rng(0)
 

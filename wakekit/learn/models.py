@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from ..core import Config, ConfigError
-from .features import FeatureConfig, LogMel
+from ..data.mel import FeatureConfig
+from .features import LogMel
 
 # %% ../../nbs/learn/21_models.ipynb #cf83ebb6
 class Tape:

@@ -70,7 +70,8 @@ def one_error_line(capsys):
 @pytest.mark.parametrize("line", ["", "data", "nonsense", "data nonsense", "detect", "train", "evaluate x", "synth", "detect b f.wav --threshold -1", "detect b f.wav --threshold nan",
                                   "detect b", "detect b --mic f.wav", "detect b - f.wav", "synth hello --dataset d --count 0", "synth hello --dataset d --count -3", "data create a*b hello",
                                   "data list --trash", "export --out o", "export b --run r --out o", "export b --out o --formats pt,ts", "export b --out o --formats tflite",
-                                  "evaluate b --positives p --background q --gate nope=1", "evaluate b --positives p --background q --gate min_hours", "doctor --det"])
+                                  "evaluate b --positives p --background q --gate nope=1", "evaluate b --positives p --background q --gate min_hours", "doctor --det",
+                                  "bench accuracy --audio . --protocol Z,Q", "bench accuracy --audio . --plan few=some", "bench accuracy --audio . --plan fewer=[1]"])
 def test_bad_usage_is_2(line, capsys):
     assert main(line.split()) == 2
     out, err = capsys.readouterr()
@@ -79,7 +80,8 @@ def test_bad_usage_is_2(line, capsys):
 
 @pytest.mark.parametrize("line, says", [("detect nowhere.wake a.wav", "does not exist"), ("data list cellar", "data create cellar"), ("train cellar", "no dataset"), ("data import cellar .", "no dataset"),
                                         ("evaluate nowhere.wake --positives . --background .", "does not exist"), ("quantize nowhere.wake", "does not exist"), ("export --run . --out o", "no training"),
-                                        ("doctor --env-file nowhere.env", "no settings file"), ("synth ヘイ --dataset d --count 1", "language"), ("bench accuracy --audio .", "manifest.csv")])
+                                        ("doctor --env-file nowhere.env", "no settings file"), ("synth ヘイ --dataset d --count 1", "language"), ("bench accuracy --audio .", "manifest.csv"),
+                                        ("bench accuracy --audio . --protocol E", "enrol")])
 def test_failures_are_1_and_one_line(line, says, capsys):
     assert main(line.split()) == 1
     assert says in one_error_line(capsys) and not list(Path().rglob("dataset.json"))
@@ -499,3 +501,18 @@ def test_the_doctor_finds_hyperparameters_that_do_not_exist(monkeypatch, capsys,
     assert main(["doctor", "--json"]) == int(says is not None)
     check, = json.loads(capsys.readouterr().out)["checks"]
     assert check["name"].startswith("preset=") and (says is None or says in check["detail"])
+
+
+# --- bench
+
+def test_bench_prints_figures_and_runs_no_row_twice(tmp_path, capsys, monkeypatch):
+    from wakekit.ship import bench
+    bench.toy_pack(tmp_path/"pack", calls=12, talk=40)
+    line = ["bench", "accuracy", "--audio", "pack", "--protocol", "Z,N", "--words", "computer", "--out", "rows", "--plan", "near_misses=6", "--plan", "near_voices=1", *SMALL, "--set", "epochs=1"]
+    assert main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(r["protocol"], r["word"]) for r in found["rows"]] == [("Z", "computer"), ("N", "computer")] and found["plan"]["near_misses"] == 6 and "det" not in found["rows"][0]["graphs"]["int8"]
+    monkeypatch.setattr(bench, "train", lambda *a, **k: pytest.fail("trained again"))
+    assert main(line) == 0
+    out, err = capsys.readouterr()
+    assert "missed at 0.5 FA/h" in out and "near misses that fire" in out and "rows/accuracy.json" in out.replace("\\", "/") and "bench:" not in err

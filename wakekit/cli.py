@@ -386,11 +386,18 @@ def _export(a):
         show(a, {"path": path, "forms": forms}, f"{path}: {', '.join(forms)}")
 
 # %% ../nbs/50_cli.ipynb #5334d5ee
-@_command("bench accuracy", "Train and judge on a pack of real recordings, by a protocol that anyone can rerun", "wakekit bench accuracy --audio ../shared/audio --words computer --out runs/bench",
-          arg("--audio", required=True, metavar="DIR", help="the pack, with its manifest.csv"), arg("--words", nargs="+", default=["computer", "view_glass"], metavar="WORD", help="folders below wake/"),
-          arg("--out", default="runs/bench", metavar="DIR"), *(x for x in _learning if x[0][0] != "--language"))
+@_command("bench accuracy", "Train and judge on a pack of real recordings, by protocols that anyone can rerun; the same command again resumes",
+          "wakekit bench accuracy --audio ../shared/audio --words computer --out runs/bench\nwakekit bench accuracy --audio ../shared/audio --protocol Z,N,R --json",
+          arg("--audio", required=True, metavar="DIR", help="the pack, with its manifest.csv"),
+          arg("--protocol", default="half", metavar="P", help="half; Z (text alone), Z0 (nothing of the pack), N (near misses), R (noise, rooms), F (few recordings), E (enrolment), with commas; all is all but half (half)"),
+          arg("--words", nargs="+", default=[], metavar="WORD", help="folders below wake/ (all of them; for half computer and view_glass)"), arg("--out", default="runs/bench", metavar="DIR"),
+          arg("--plan", action="append", default=[], metavar="FIELD=VALUE", help="how much of a protocol to run: few=[50], draws=[1], near_misses=40; may be repeated"), *(x for x in _learning if x[0][0] != "--language"))
 def _bench_accuracy(a):
-    from wakekit.ship.bench import accuracy_table, bench_accuracy
     s, config, data = _plan(a)
-    found = bench_accuracy(a.audio, a.words, a.out, config, s, s.seed, data)
-    show(a, found, f"{plain(accuracy_table(found))}\n\n{found['cannot_show']}\nwritten: {Path(a.out)/'accuracy.json'}")
+    from wakekit.ship.bench import Bench, ProtocolConfig, accuracy_table, summary
+    from wakekit.ship.pooled import protocol_table
+    from wakekit.ship.protocols import bench_accuracy, which_protocols
+    with _as_usage(): protocols, plan = which_protocols(a.protocol), ProtocolConfig().override(a.plan)
+    found = bench_accuracy(Bench(Path(a.audio), Path(a.out), config, s, s.seed, data, plan), protocols, [w for text in a.words for w in text.split(",") if w])
+    tables = [accuracy_table(found)]*any("graphs" in r for r in found["rows"]) + [protocol_table(found["pooled"])]*(protocols != ("half",))
+    show(a, summary(found), "\n\n".join([*map(plain, tables), found["cannot_show"], f"written: {Path(a.out)/'accuracy.json'}"]))

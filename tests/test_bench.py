@@ -119,6 +119,8 @@ def test_summaries_and_tables_take_old_and_new_rows(tmp_path):
     assert small[0]["graphs"]["int8"].keys() == {"operating_points", "positives", "background"} and "fired" not in small[2] and "graphs" not in small[2]
     assert found["rows"][0]["graphs"]["int8"]["det"] and row_name(found["rows"][0]) == "half"
     write_json(tmp_path/"s.json", small)
+    told = summary(dict(rows=[dict(config=1, data=2, n=k) for k in range(2)] + [dict(config=1, data=3, n=2)]))
+    assert told["shared"] == dict(config=1) and told["rows"] == [dict(data=2, n=0), dict(data=2, n=1), dict(data=3, n=2)]
 
 
 def test_the_toy_pack_is_a_pack(pack):

@@ -300,6 +300,7 @@ def test_from_the_pack_to_the_table(pack, tmp_path, known, monkeypatch):
     small, full = (read_json(tmp_path/f"{n}.json") for n in ("summary", "accuracy"))
     assert full["pooled"] == small["pooled"] and "det" in full["rows"][0]["graphs"]["int8"] and "det" not in small["rows"][0]["graphs"]["int8"] and "scores" not in small["rows"][-1]
     for r in full["rows"]: assert r["cannot_show"] and r["command"] and r["config"]["epochs"] == 1 and r["seed"] == 0 and r["key"]
+    assert full["cannot_show"].count("speakers of wake/* are unnamed") == 1 and "config" not in small["rows"][0] and small["shared"]["config"] == full["rows"][0]["config"]
     z, f = full["rows"][0], full["rows"][6]
     assert (z["learned_calls"], f["learned_calls"], z["graphs"]["float32"]["positives"]["clips"], f["graphs"]["float32"]["positives"]["clips"]) == (0, 5, 16, 11)
     assert {p.name for p in tmp_path.iterdir()} >= {"accuracy.md", "det.png", "snr.png"} and not list(tmp_path.rglob("work"))

@@ -332,7 +332,7 @@ def bench_accuracy(
     for p in protocols: _words(bench, p, words)
     rows, out = [r for p in protocols for r in run_protocol(bench, p, words, enrol)], Path(bench.out)
     found = dict(rows=rows, pooled=pooled(rows, bench.plan.target), command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), plan=bench.plan.to_dict(), versions=versions(),
-                 machine=platform.processor() or platform.machine(), cannot_show=" ".join(dict.fromkeys(r["cannot_show"] for r in rows)))
+                 machine=platform.processor() or platform.machine(), cannot_show=" ".join(dict.fromkeys(s for r in rows for s in re.split(r"(?<=\.) ", r["cannot_show"]))))
     write_json(out/"accuracy.json", jsonable(found))
     write_json(out/"summary.json", jsonable(summary(found)))
     (out/"accuracy.md").write_text(f"{protocol_table(found['pooled'])}\n\n{found['cannot_show']}\n", encoding="utf-8")

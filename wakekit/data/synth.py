@@ -62,7 +62,11 @@ class Synthesizer(Protocol):
         "Speak"
 
 # %% ../../nbs/data/13_synth.ipynb #e626f90e
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+class _Event(ctypes.Structure):
+    _fields_ = [("type", ctypes.c_int), ("uid", ctypes.c_uint), ("text", ctypes.c_int), ("length", ctypes.c_int), ("ms", ctypes.c_int),
+                ("sample", ctypes.c_int), ("user", ctypes.c_void_p), ("name", ctypes.c_char*8)]
+
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 class _EspeakVoice(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("languages", ctypes.c_void_p), ("identifier", ctypes.c_char_p),
@@ -75,10 +79,14 @@ def _dlclose(handle):
 
 class _Engine:
     "espeak-ng through ctypes; hold `lock` while using `lib`"
-    def __init__(self): self.lib, self.lock, self.pcm, self.said = None, threading.RLock(), [], _CALLBACK(self._collect)
+    def __init__(self): self.lib, self.lock, self.pcm, self.sounds, self.said = None, threading.RLock(), [], [], _CALLBACK(self._collect)
 
     def _collect(self, samples, n, events):
         if samples and n > 0: self.pcm.append(ctypes.string_at(samples, 2*n))
+        k = 0
+        while events and events[k].type: # the list ends with 0; 7: a phoneme begins
+            if events[k].type==7: self.sounds.append((events[k].ms/1000, events[k].name.decode("utf-8", "ignore")))
+            k += 1
         return 0
 
     def fresh(self):
@@ -90,8 +98,8 @@ class _Engine:
         except OSError as e: raise MissingExtraError(f"espeak-ng's library does not load here ({e}){remedy}") from e
         lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
         lib.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_EspeakVoice))
-        data = str(loader.get_data_path()) # 2: samples to the callback, no threads; 0x8000: fail instead of exit
-        self.rate = lib.espeak_Initialize(2, 0, os.fsencode(data), 0x8000)
+        data = str(loader.get_data_path()) # 2: samples to the callback, no threads; 0x8000: fail instead of exit, 3: tell when each phoneme begins, in IPA
+        self.rate = lib.espeak_Initialize(2, 0, os.fsencode(data), 0x8000|3)
         if self.rate <= 0: raise MissingExtraError(f"espeak-ng finds no voices in {data} (a path may have 150 characters){remedy}")
         lib.espeak_SetSynthCallback(self.said)
         self.lib = lib
@@ -186,14 +194,14 @@ class EspeakSynthesizer:
 
 # %% ../../nbs/data/13_synth.ipynb #e50438cc
 @patch
-def synthesize(self:EspeakSynthesizer,
+def timed(self:EspeakSynthesizer,
     utterance:Utterance, # What to say and how
-)->np.ndarray:           # Waveform at 16 kHz, float32 (time,)
-    "The waveform of an utterance; nothing is trimmed, and the same utterance gives the same samples"
+)->tuple:                # (waveform at 16 kHz, float32 (time,); list of (when a sound begins in s, its IPA), empty for a pause)
+    "The waveform of an utterance and when each of its sounds begins"
     u, engine = utterance, _engine()
     voice = f"{_file(u.voice.language)}+{u.voice.name}".encode()
     with engine.lock:
-        lib, engine.pcm = engine.fresh(), []
+        lib, engine.pcm, engine.sounds = engine.fresh(), [], []
         if u.voice.name not in _variants() or lib.espeak_SetVoiceByName(voice): # an unknown variant would be ignored
             raise PhraseError(f"espeak-ng has no voice {u.voice}; see EspeakSynthesizer().voices()")
         for parameter, value in [(1, u.rate/u.warp), (3, u.pitch), (4, u.range), (7, u.gap)]:
@@ -201,10 +209,18 @@ def synthesize(self:EspeakSynthesizer,
         lib.espeak_ng_SetRandSeed(ctypes.c_long(u.seed & 0x7fffffff))
         text = (u.text + u.ending).encode() # 1: UTF-8, 0x100: [[phonemes]]
         lib.espeak_Synth(text, len(text)+1, 0, 0, 0, 0x101, None, None)
-        pcm = np.frombuffer(b"".join(engine.pcm), np.int16)
+        pcm, sounds = np.frombuffer(b"".join(engine.pcm), np.int16), [(s/u.warp, name) for s, name in engine.sounds]
     if not pcm.any(): raise PhraseError(f"espeak-ng says nothing for {u.text!r}; write the phrase with letters of {u.voice.language}")
     x = soxr.resample(pcm.astype(np.float32)/32768, engine.rate*u.warp, SAMPLE_RATE)
-    return x/max(1, np.abs(x).max()) # a clipped vowel overshoots when it is resampled
+    return x/max(1, np.abs(x).max()), sounds # a clipped vowel overshoots when it is resampled
+
+# %% ../../nbs/data/13_synth.ipynb #3e6025f0
+@patch
+def synthesize(self:EspeakSynthesizer,
+    utterance:Utterance, # What to say and how
+)->np.ndarray:           # Waveform at 16 kHz, float32 (time,)
+    "The waveform of an utterance; nothing is trimmed, and the same utterance gives the same samples"
+    return self.timed(utterance)[0]
 
 # %% ../../nbs/data/13_synth.ipynb #bc57f6e1
 _ALPHABETS = {"LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "ARMENIAN", "GEORGIAN"}

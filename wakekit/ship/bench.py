@@ -17,7 +17,8 @@ import wakekit
 from ..core import SAMPLE_RATE, AudioError, Config, jsonable, read_json, sha256_file, write_json
 from ..data.audio import save_audio
 from ..data.augment import coloured_noise, synthetic_room
-from ..data.batches import DataConfig, Item, prepare, synthetic_items, voice_sides
+from ..data.batches import DataConfig, Item, prepare, voice_sides
+from ..data.phrases import sentences
 from ..data.recordings import held_out
 from ..data.synth import draw_utterances, synthesize
 from ..env import Settings
@@ -50,12 +51,14 @@ def speaker(
 # %% ../../nbs/ship/35_bench.ipynb #028793e5
 def _toy_clips(word, calls, talk, seed):
     "Iterator of (folder, label, speaker, waveform) of a toy pack"
-    few, voices = DataConfig(phrase=word, synthetic=10*calls, near_misses=0, filler=10*talk, seed=seed), voice_sides(DataConfig())["test"]
-    for label, i in synthetic_items(few, "test"): yield ("speech/talk", "", i.group, i.src) if label=="filler" else (f"wake/{word}", word, "", i.src)
-    for u, x in synthesize(draw_utterances("view glass", 12, seed, voices=voices), progress=False): yield "wake/view_glass", "view glass", "", x
+    voices = [v for v in voice_sides(DataConfig())["test"] if v.synthesizer=="espeak"]
+    say = lambda texts, n, seed, voices=voices: synthesize(draw_utterances(texts, n, seed, voices=voices, foreign=0), progress=False)
+    for text, n in ((word.replace("_", " "), calls), ("view glass", 12)):
+        for u, x in say(text, n, seed): yield f"wake/{text.replace(' ', '_')}", text, "", x
+    for u, x in say(sentences(talk, seed), talk, seed + 1): yield "speech/talk", "", str(u.voice), x
     for n, v in enumerate(list({v.family: v for v in voices}.values())[:4]):
         for text in ("close", "signal", "project"):
-            for u, x in synthesize(draw_utterances(text, 4, 10*seed + n, voices=[v], foreign=0), progress=False): yield f"words/toy/{text}", text, f"voice {n}", x
+            for u, x in say(text, 4, 10*seed + n, [v]): yield f"words/toy/{text}", text, f"voice {n}", x
     rng = np.random.default_rng(seed)
     for k in range(10): yield "noise/bank", "", "", .1*coloured_noise(rng, 3*SAMPLE_RATE, -k/2)
     for k in range(8): yield "rooms", "", "", synthetic_room(rng)
@@ -169,9 +172,23 @@ class Bench:
     @functools.cached_property
     def rows(self): return audio_pack(self.audio)
 
-    def path(self, row): return Path(self.audio)/row["path"]
-    def paths(self, rows): return [self.path(r) for r in rows]
-    def of(self, word): return self.data.replace(phrase=word.replace("_", " "), seed=self.seed)
+    def path(self,
+        row:dict, # Of the pack
+    )->Path:      # Its file
+        "Where a recording is"
+        return Path(self.audio)/row["path"]
+
+    def paths(self,
+        rows:list, # Of the pack
+    )->list:       # Their files
+        "Where recordings are"
+        return [self.path(r) for r in rows]
+
+    def of(self,
+        word:str,   # Folder below `wake/`
+    )->DataConfig:  # With phrase and seed
+        "What to synthesize for a word"
+        return self.data.replace(phrase=word.replace("_", " "), seed=self.seed)
 
 # %% ../../nbs/ship/35_bench.ipynb #80be6a73
 @functools.lru_cache(1)

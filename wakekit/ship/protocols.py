@@ -19,6 +19,7 @@ from ..data.augment import prepare_room
 from ..data.batches import voice_sides
 from ..data.phrases import near_misses
 from ..data.synth import draw_utterances, phonemize, synthesize
+from ..data.voices import all_synthesizers
 from ..learn.metrics import measure, operating_point, smooth_scores, wilson_interval
 from .bench import UNNAMED, Bench, few_split, once, row_name, summary, train_row, under, unseen
 from .evaluate import Recording, hear_background, hear_positives, in_its_room
@@ -128,7 +129,7 @@ def judge_in(
 
 # %% ../../nbs/ship/37_protocols.ipynb #12ce7585
 CANNOT_SHOW = dict(
-    N="Near misses are spoken by synthesizers, by voices that training did not hear: people say such things differently. Where the phrase itself does not wake by these voices, that near misses do not either means little: compare phrase_fires.",
+    N="Near misses are spoken by synthesizers, by voices that training did not hear: people say such things differently, and a voice of the bank may borrow pieces from speakers that training heard. Where the phrase itself does not wake by these voices, that near misses do not either means little: compare phrase_fires.",
     R=f"{UNNAMED} Noise and rooms were added afterwards, to close recordings: nobody raises their voice against it, and there is no echo of the device's own sound.",
     E="The threshold is chosen on the same speaker's other words that it is judged on: what to expect at best; the detector's own threshold stands beside it where it has one. Words were read in one session each. words/arabic has three takes of a word, so two enrol and one judges.")
 
@@ -187,10 +188,11 @@ def _by(calls, threshold, *names):
     return tables
 
 def _said(bench, texts, n, facts, seed):
-    "Recordings of texts, spoken by voices of the test side at -26 dBFS"
-    data = bench.data
-    said = draw_utterances(texts, n, seed, language=data.language, voices=voice_sides(data.replace(seed=bench.seed))["test"])
-    for k, (u, x) in enumerate(synthesize(said, progress=False)):
+    "Recordings of texts, spoken by voices of the test side at -26 dBFS, each synthesizer as often"
+    data, families = bench.data.replace(seed=bench.seed), defaultdict(list)
+    for v in voice_sides(data)["test"]: families[v.synthesizer].append(v)
+    said = [u for k, name in enumerate(sorted(families)) for u in draw_utterances(texts, math.ceil(n/len(families)), seed + k, language=data.language, voices=families[name])]
+    for k, (u, x) in enumerate(synthesize(said, all_synthesizers(), progress=False)):
         yield Recording(f"{k}: {u.text} ({u.voice})", None, x*(.05/max(active_level(x), 1e-6)), dict(voices=u.voice.synthesizer, **facts(u.text)))
 
 def real_misses(

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from ..core import SAMPLE_RATE, TrainError, progress
 from ..data.mel import FeatureConfig
+from ..data.sounds import PHONES, phone_ids, stressed_phones
 from ..data.synth import phonemize
-from ..data.voices import PHONES, phone_ids
 
 # %% ../../nbs/learn/22_align.ipynb #a71c543f
 _FRONT = FeatureConfig()
@@ -119,22 +119,22 @@ def fit(
 class Sentence:
     "A recording as a picture, and its words"
     feats:np.ndarray # Log-mel, (frames, 40)
-    words:list       # Of each word its numbers in `PHONES`
+    words:list       # Of each word its sounds, from `spell`
 
 def spell(
     text:str,             # What is said
     language:str="en-us", # By whose rules
-)->list:                  # Of each word its numbers in `PHONES`
+)->list:                  # Of each word its sounds: (number in `PHONES`, is it stressed?)
     "The sounds of each word"
-    return [ids for word in phonemize(text.lower(), language).split() if (ids := phone_ids(word))]
+    return [sounds for word in phonemize(text.lower(), language).split() if (sounds := stressed_phones(word))]
 
 def line(
     words:list, # From `spell`
-)->tuple:       # Sounds with silences between the words (states,), which of them may be left out (states,)
+)->tuple:       # Of each state its sound, with silences between the words, whether it may be left out, and whether it is stressed; (states,)
     "What a recording of some words goes through"
-    sounds, optional = [0], [True]
-    for word in words: sounds, optional = [*sounds, *word, 0], [*optional, *[False]*len(word), True]
-    return np.array(sounds), np.array(optional)
+    states = [(0, True, False)]
+    for word in words: states += [*((p, False, stressed) for p, stressed in word), (0, True, False)]
+    return tuple(np.array(column) for column in zip(*states))
 
 # %% ../../nbs/learn/22_align.ipynb #7327738e
 def viterbi(
@@ -170,12 +170,12 @@ class Alignment:
 
     def units(self,
         longest:int=255, # Frames; longer units come in pieces that are not to be used
-    ):                   # Iterator of (number in `PHONES`, first frame, frame after its last, how sure; -99 for pieces)
+    ):                   # Iterator of (state, first frame, frame after its last, how sure; -99 for pieces)
         "One after the other"
         edges = np.r_[0, np.flatnonzero(np.diff(self.states)) + 1, len(self.states)]
         for a, b in zip(edges, edges[1:]):
             known = self.sure[a:b].mean() if b - a <= longest else -99
-            for first in range(a, b, longest): yield int(self.labels[a]), first, min(first + longest, b), known
+            for first in range(a, b, longest): yield int(self.states[a]), first, min(first + longest, b), known
 
 @patch
 def align(self:Aligner,
@@ -188,7 +188,7 @@ def align(self:Aligner,
         feats = s.feats.astype(np.float32)
         x = torch.from_numpy((feats - feats.mean(0)).T.copy())[None].to(self.prior.device)
         with torch.no_grad(): logp = (F.log_softmax(self(x)[0], 0).T - .5*self.prior).cpu().numpy()
-        states, optional = line(s.words)
+        states, optional, _ = line(s.words)
         if len(feats) < (~optional).sum(): raise TrainError(f"{len(feats)} frames cannot hold {(~optional).sum()} sounds: leave this recording out")
         path = viterbi(logp, states, optional)
         labels = states[path].astype(np.uint8)

@@ -5,7 +5,8 @@ from wakekit.core import AudioError, ConfigError, TrainError
 from wakekit.data import batches as module, recordings
 from wakekit.data.audio import save_audio
 from wakekit.data.augment import AugmentConfig
-from wakekit.data.batches import BatchConfig, Batches, DataConfig, TrainingSet, place, prepare, synthetic_items
+from wakekit.data.batches import BatchConfig, Batches, TrainingSet, place, prepare
+from wakekit.data.spoken import DataConfig, synthetic_items
 from wakekit.data.cache import PcmCache
 from wakekit.data.recordings import Item, folder_items, held_out, pieces
 

@@ -2,13 +2,13 @@
 import csv
 import pytest
 from wakekit.core import AudioError, write_json
-from wakekit.data.batches import DataConfig
+from wakekit.data.spoken import DataConfig
 from wakekit.env import Settings
 from wakekit.learn.train import preset
 from wakekit.ship import bench as module
 from wakekit.ship.bench import Bench, accuracy_table, audio_pack, few_split, half_split, once, row_name, speaker, summary, toy_pack, train_row, under, unseen
 
-FEW = DataConfig(synthetic=40, near_misses=10, filler=24, talk=0, synthetic_rooms=2, valid_voices=.3, test_voices=.3)
+FEW = DataConfig(synthetic=40, near_misses=10, filler=24, synthetic_rooms=2, valid_voices=.3, test_voices=.3)
 
 
 STEPS = preset("tiny", ["epochs=1", "steps_per_epoch=2", "warmup_steps=1", "batch.batch_size=32"])

@@ -5,7 +5,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 from wakekit.core import LockError
-from wakekit.data.batches import DataConfig, prepare
+from wakekit.data.batches import prepare
+from wakekit.data.spoken import DataConfig
 from wakekit.env import Settings
 from wakekit.learn.models import WakeModel
 from wakekit.learn.train import TrainResult, preset

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np, pytest
 from wakekit.core import AudioError, ConfigError, WakekitError, read_json
 from wakekit.data.audio import load_audio, save_audio
-from wakekit.data.batches import DataConfig, voice_sides
+from wakekit.data.spoken import DataConfig, voice_sides
 from wakekit.env import Settings
 from wakekit.learn.train import preset
 from wakekit.ship import bench as training, protocols as module
@@ -16,7 +16,7 @@ from wakekit.ship.protocols import (Placed, Scene, active_level, bench_accuracy,
 from wakekit.ship.stream import Detector
 from wakekit.ship.toy import chime, toy_bundle
 
-FEW = DataConfig(synthetic=40, near_misses=10, filler=24, talk=0, synthetic_rooms=2, valid_voices=.3, test_voices=.3)
+FEW = DataConfig(synthetic=40, near_misses=10, filler=24, synthetic_rooms=2, valid_voices=.3, test_voices=.3)
 PLAN = ProtocolConfig(few=(3, 5), draws=(2, 1), near_misses=10, near_voices=1, snrs_db=(10,), room_snrs_db=(None,), enrol=(("words/toy", 2),))
 
 

@@ -4,7 +4,7 @@ import numpy as np, pytest
 from wakekit.core import TrainError
 from wakekit.data import batches
 from wakekit.data.audio import save_audio
-from wakekit.data.batches import DataConfig
+from wakekit.data.spoken import DataConfig
 from wakekit.data.interchange import Dataset
 from wakekit.env import Settings
 from wakekit.learn.train import preset

@@ -3,7 +3,8 @@ import copy, os, subprocess, sys, textwrap
 import pytest
 torch = pytest.importorskip("torch")
 from wakekit.core import TrainError
-from wakekit.data.batches import DataConfig, prepare
+from wakekit.data.batches import prepare
+from wakekit.data.spoken import DataConfig
 from wakekit.env import Settings
 from wakekit.learn.train import Trainer, own_device, preset, train
 
@@ -22,7 +23,8 @@ def test_two_processes_share_the_gradient(tmp_path, sets):
     script = tmp_path/"job.py"
     script.write_text(textwrap.dedent(f"""
         import os, torch
-        from wakekit.data.batches import DataConfig, prepare
+        from wakekit.data.batches import prepare
+        from wakekit.data.spoken import DataConfig
         from wakekit.env import Settings
         from wakekit.learn.train import Trainer, preset
         torch.set_num_threads(1)

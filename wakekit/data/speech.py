@@ -10,9 +10,11 @@ from .dataset import Dataset
 from .interchange import ImportReport
 from .phrases import near_misses
 from .synth import draw_utterances, synthesize
+from .voices import all_synthesizers
 
 # %% ../../nbs/data/19_speech.ipynb #cecaf73a
-_licence = {"espeak": "speech synthesized by espeak-ng (the licence of the program does not cover its output)"}
+_licence = {"people": "joined from coded recordings of people (speechocean762; LibriSpeech, CC BY 4.0; flite and festival voices): VOICES_LICENSES.md of wakekit",
+            "espeak": "speech synthesized by espeak-ng (the licence of the program does not cover its output)"}
 
 def _spoken(utterances, label, synthesizers):
     "Utterances as items for `Dataset.import_items`"
@@ -32,9 +34,10 @@ def speak_into(
     near:int=0,             # Clips of what sounds alike, as negatives
     language:str="en-us",   # Of the phrase; its accents come along
     seed:int=0,             # The same seed speaks the same clips, which are then already there
-    synthesizers:list=None, # `Synthesizer`s; default: `available_synthesizers()`
+    synthesizers:list=None, # `Synthesizer`s; default: `all_synthesizers()`
 )->ImportReport:            # What was added
     "Synthesize clips into a dataset"
+    synthesizers = synthesizers or all_synthesizers()
     alike = [m.text for m in near_misses(dataset.phrase, language, min(near, 150), seed)] if near else []
     report = ImportReport()
     for label, texts, n in (("positive", [dataset.phrase], count), ("negative", alike, near)):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'Tape', 'CausalConv', 'pointwise', 'TCNBlock', 'ModelConfig', 'TCN', 'BroadcastBlock', 'BCResNet',
-           'WakeModel', 'model_size', 'StreamingModel']
+           'WakeModel', 'model_size', 'StreamingModel', 'encoder_key', 'warm_start']
 
 # %% ../../nbs/learn/21_models.ipynb #68a576a8
-import copy
+import copy, importlib.resources
 from dataclasses import dataclass
 import torch
 from torch import nn
@@ -224,3 +224,22 @@ class StreamingModel(nn.Module):
         tape = Tape(state + self.quiet)
         logits = self.model.net(self.model.features(tape(pcm, self.context)), tape)
         return torch.sigmoid(logits), tape.flat - self.quiet
+
+# %% ../../nbs/learn/21_models.ipynb #8dab0621
+def encoder_key(
+    config:ModelConfig, # Any network
+)->str:                 # Name of its weights among the pretrained ones
+    "What two networks have in common that can share weights"
+    return f"{config.arch}-{config.channels}-{config.kernel}-{config.stride}-{'.'.join(map(str, config.dilations))}-{config.features.n_mels}"
+
+def warm_start(
+    model:WakeModel, # Changed in place
+)->bool:             # Whether there were weights for this network
+    "Take over the pretrained encoder: all weights but the last layer's"
+    file = importlib.resources.files("wakekit.learn")/"encoder.pt"
+    with file.open("rb") as f: kept = torch.load(f, map_location="cpu", weights_only=True)
+    weights = kept["weights"].get(encoder_key(model.config))
+    if weights is None: return False
+    missing, unknown = model.net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, strict=False)
+    if unknown or any(not k.startswith("head") for k in missing): raise ConfigError(f"the pretrained weights do not fit this network: {unknown or missing}")
+    return True

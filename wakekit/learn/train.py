@@ -21,7 +21,7 @@ from ..data.augment import AugmentConfig, augment_mel, augment_waveform
 from ..data.batches import BatchConfig, Batches, TrainingSet
 from ..env import Settings
 from .metrics import operating_point, smooth_scores
-from .models import ModelConfig, WakeModel
+from .models import ModelConfig, WakeModel, warm_start
 
 # %% ../../nbs/learn/24_train.ipynb #1140ae97
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class TrainConfig(Config):
     model:ModelConfig=ModelConfig()       # The network
     augment:AugmentConfig=AugmentConfig() # What is done to clips
     batch:BatchConfig=BatchConfig()       # What a batch is made of
+    start:str="encoder"          # `encoder`: pretrained weights where there are some for the network; `scratch`: random ones
     epochs:int=12                # Checkpoint, validation and log after each
     steps_per_epoch:int=160      # Batches in an epoch
     lr:float=3e-3                # Highest learning rate, cosine to zero
@@ -192,7 +193,10 @@ class Trainer:
         self.identity = dict(config=config.to_dict(), train=train.key, valid=valid.key, rooms=hashlib.sha256(train.rooms.tobytes()).hexdigest())
         self.epoch, self.history, self.hard, self.best, self.rank, self.world = 0, [], None, None, 0, 1
         torch.manual_seed(config.seed)
-        self.model = WakeModel(config.model).to(self.device)
+        if config.start not in ("encoder", "scratch"): raise TrainError(f"start is `encoder` or `scratch`, not {config.start!r}")
+        self.model = WakeModel(config.model)
+        self.warm = config.start=="encoder" and warm_start(self.model)
+        self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval()
         self.opt = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.rooms = torch.from_numpy(train.rooms).to(self.device)
@@ -372,7 +376,7 @@ def run(self:Trainer)->TrainResult: # Best weights and history
     self.folder.mkdir(parents=True, exist_ok=True)
     with process_group(self.settings, self.device) as (self.rank, self.world):
         resumed = self.resume()
-        self.event(kind="resume" if resumed else "start", epoch=self.epoch, epochs=self.config.epochs, device=self.device)
+        self.event(kind="resume" if resumed else "start", epoch=self.epoch, epochs=self.config.epochs, device=self.device, pretrained=self.warm)
         net, started, done = self.compiled(), time.time(), self.epoch
         hidden = True if self.quiet or self.rank else None
         with progress(total=self.config.steps, desc="training", unit=" batches", disable=hidden, initial=self.epoch*self.config.steps_per_epoch) as bar:

@@ -17,9 +17,10 @@ import wakekit
 from ..core import SAMPLE_RATE, AudioError, Config, jsonable, read_json, sha256_file, write_json
 from ..data.audio import save_audio
 from ..data.augment import coloured_noise, synthetic_room
-from ..data.batches import DataConfig, Item, prepare, voice_sides
+from ..data.batches import prepare
+from ..data.spoken import DataConfig, voice_sides
 from ..data.phrases import sentences
-from ..data.recordings import held_out
+from ..data.recordings import Item, held_out
 from ..data.synth import draw_utterances, synthesize
 from ..env import Settings
 from ..learn.train import TrainConfig, run_folder, train

@@ -16,7 +16,7 @@ import numpy as np
 from ..core import SAMPLE_RATE, AudioError, ConfigError, WakekitError, jsonable, write_json
 from ..data.audio import load_audio, rms_db
 from ..data.augment import prepare_room
-from ..data.batches import voice_sides
+from ..data.spoken import voice_sides
 from ..data.phrases import near_misses
 from ..data.synth import draw_utterances, phonemize, synthesize
 from ..data.voices import all_synthesizers

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from ..core import SAMPLE_RATE, write_json
 from ..data.audio import find_audio, load_audio, save_audio
-from ..data.batches import DataConfig, for_test, kept_aside, prepare, synthetic_items
+from ..data.batches import for_test, kept_aside, prepare
+from ..data.spoken import DataConfig, synthetic_items
 from ..data.interchange import Dataset
 from ..data.recordings import Item, folder_items, refusal
 from ..data.synth import check_phrase

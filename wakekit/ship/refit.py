@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from ..core import SAMPLE_RATE, BundleError, TrainError, atomic_write, jsonable, read_json, write_json
 from ..data.audio import find_audio, load_audio
-from ..data.batches import DataConfig, TrainingSet, synthetic_items
+from ..data.batches import TrainingSet
+from ..data.spoken import DataConfig, synthetic_items
 from ..data.cache import PcmCache
 from ..data.interchange import Dataset
 from ..env import Settings

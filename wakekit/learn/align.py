@@ -154,7 +154,7 @@ def viterbi(
         best = ways.max(0) + emit[t]
     s = n - 2 if n > 1 and optional[-1] and best[-2] > best[-1] else n - 1
     path = np.zeros(len(emit), np.int64)
-    for t in range(len(emit) - 1, -1, -1): path[t], s = s, s - back[t, s]
+    for t in range(len(emit) - 1, -1, -1): path[t], s = s, s - int(back[t, s])
     return path
 
 # %% ../../nbs/learn/22_align.ipynb #20afef75

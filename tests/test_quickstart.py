@@ -52,7 +52,7 @@ def test_espeak_is_named_only_where_it_spoke(tmp_path):
     people, talk = ([Item(noise(k + n, s), f"{n} {k}") for k in range(5)] for n, s in ((0, .8), (100, 3)))
     silent = FEW.replace(synthetic=0, near_misses=0, filler=0, valid_share=.4)
     assert exporting.spoken(prepare(tmp_path/"a", silent, people, talk)) == []
-    assert exporting.spoken(prepare(tmp_path/"b", silent.replace(filler=12), people, talk)) == [exporting.ESPEAK]
+    assert exporting.spoken(prepare(tmp_path/"b", silent.replace(filler=12), people, talk)) == [exporting.ESPEAK, exporting.PEOPLE]
 
 
 def test_nothing_of_what_was_given_can_be_used(tmp_path):

@@ -21,6 +21,7 @@ class VoiceBank:
     "Coded log-mel frames of many speakers and where each sound is in them"
     books:np.ndarray     # Codebooks, (stages, 256, 80), float32
     codes:np.ndarray     # Entries of each frame pair, (pairs, stages), uint8
+    rest:np.ndarray      # Standard deviation of what the codes leave out, (2, 40)
     starts:np.ndarray    # First pair of each sentence and the end of the last, (sentences+1,)
     means:np.ndarray     # Mean log-mel of each sentence, (sentences, 40); added to what the codes give
     who:np.ndarray       # Speaker of each sentence, (sentences,)
@@ -36,11 +37,13 @@ class VoiceBank:
     def frames(self,
         sentence:int, # Which
         at:np.ndarray,# Frames in it; outside it its edge is repeated
+        rng=None,     # Source of chance for what the codes leave out; None leaves it out
     )->np.ndarray:    # Log-mel, (len(at), 40)
         "Decode some frames"
         n = 2*(self.starts[sentence+1] - self.starts[sentence])
         at = np.clip(at, 0, n - 1)
-        return self.decode(self.starts[sentence] + at//2, at%2) + self.means[sentence]
+        feats = self.decode(self.starts[sentence] + at//2, at%2) + self.means[sentence]
+        return feats if rng is None else feats + rng.normal(size=feats.shape)*self.rest[at%2]
 
     def decode(self,
         pairs:np.ndarray, # Numbers of frame pairs
@@ -57,7 +60,7 @@ def _unpack(data):
     sentence, long = np.repeat(np.arange(len(n)), n), data["unit_frames"].astype(np.int64)
     last = np.cumsum(long)
     last -= np.repeat(last[data["unit_starts"][:-1]] - long[data["unit_starts"][:-1]], n)
-    return VoiceBank(data["books"].astype(np.float32), data["codes"], data["starts"].astype(np.int64), data["means"].astype(np.float32), data["who"].astype(np.int64),
+    return VoiceBank(data["books"].astype(np.float32), data["codes"], data["rest"].astype(np.float32).reshape(2, 40), data["starts"].astype(np.int64), data["means"].astype(np.float32), data["who"].astype(np.int64),
                      json.loads(str(data["speakers"])), data["timbre"].astype(np.float32), sentence, data["unit_phones"].astype(np.int64), last - long, last, data["unit_usable"], data["unit_stressed"])
 
 @functools.lru_cache(1)
@@ -150,11 +153,11 @@ def _stretched(bank, units, run_is_last, at_start, pace, rng):
         sounds.append(np.full(len(t), p))
     return np.concatenate(at), np.concatenate(sounds)
 
-def _between(bank, sentence, at):
+def _between(bank, sentence, at, rng):
     "Log-mel at fractional frames"
     left = np.floor(at).astype(int)
     part = (at - left)[:, None]
-    return bank.frames(sentence, left)*(1 - part) + bank.frames(sentence, left + 1)*part
+    return bank.frames(sentence, left, rng)*(1 - part) + bank.frames(sentence, left + 1, rng)*part
 
 # %% ../../nbs/data/16_voices.ipynb #4da4db49
 def join_units(
@@ -176,7 +179,7 @@ def join_units(
         at, own = _stretched(bank, run, ends, n==0, (rate, final, careful), rng)
         before, after = (2*lap if n==0 else lap), (2*lap if ends else lap)
         at = np.concatenate([bank.first[run[0]] + np.arange(-before, 0), at, bank.last[run[-1]] + np.arange(after)])
-        part = _between(bank, s, at) + bank.timbre[host] - bank.timbre[bank.who[s]]
+        part = _between(bank, s, at, rng) + bank.timbre[host] - bank.timbre[bank.who[s]]
         if n==0: part[:before] -= np.arange(before, 0, -1)[:, None]*rng.uniform(.5, 1.2)
         if ends: part[-after:] -= np.arange(1, after + 1)[:, None]*rng.uniform(.3, .9)
         own = np.r_[np.full(before, 0 if n==0 else own[0]), own, np.full(after, 0 if ends else own[-1])]
@@ -254,21 +257,22 @@ def recite(
         rng, n = np.random.default_rng([seed, int(k)]), 2*(bank.starts[k+1] - bank.starts[k])
         sounds = np.zeros(n, np.int64)
         for p, a, b in zip(bank.phone[units], bank.first[units], bank.last[units]): sounds[a:b] = p
-        x = sound(bank.frames(k, np.arange(n)), sounds, rng, f0_hz=90*3**rng.beta(2, 2), rounds=3)
+        x = sound(bank.frames(k, np.arange(n), rng), sounds, rng, f0_hz=90*3**rng.beta(2, 2), rounds=3)
         yield bank.speakers[bank.who[k]]["name"], x/max(1e-6, np.abs(x).max())*.5
 
 # %% ../../nbs/data/16_voices.ipynb #033da04b
 def encode(
     bank:VoiceBank,   # Whose codebooks
     feats:np.ndarray, # Log-mel, (frames, 40)
-)->np.ndarray:        # What is left of it in the codes, (even number of frames, 40)
+    rng,              # Source of chance for what the codes leave out
+)->np.ndarray:        # What the codes keep of it, and as much noise as they leave out, (even number of frames, 40)
     "Quantize and decode frame pairs, relative to the mean of the recording"
     feats = np.maximum(feats, np.log(3e-6))[:len(feats)//2*2].astype(np.float32)
     mean = feats.mean(0)
     rest = (feats - mean).reshape(-1, 80)
     whole = rest.copy()
     for book in bank.books: rest = rest - book[(2*rest @ book.T - (book**2).sum(1)).argmax(1)]
-    return (whole - rest).reshape(-1, 40) + mean
+    return (whole - rest).reshape(-1, 40) + mean + rng.normal(size=(2*len(rest), 40))*np.tile(bank.rest, (len(rest), 1))
 
 def recode(
     bank:VoiceBank, # Whose codebooks
@@ -278,7 +282,7 @@ def recode(
     "A recording as if it came from the bank"
     feats, rng = log_mel(x).T, np.random.default_rng([seed, len(x)])
     if len(feats) < 4: return x
-    feats = encode(bank, feats)
+    feats = encode(bank, feats, rng)
     voiced = feats[:, :12].mean(1) - feats[:, 28:].mean(1) > 1
     y = sound(feats, voiced.astype(np.int64), rng, f0_hz=90*3**rng.beta(2, 2), rounds=3)
     return y*min(1, 1/max(1e-6, np.abs(y).max()))

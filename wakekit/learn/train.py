@@ -33,6 +33,7 @@ class TrainConfig(Config):
     start:str="encoder"          # `encoder`: pretrained weights where there are some for the network; `scratch`: random ones
     epochs:int=12                # Checkpoint, validation and log after each
     steps_per_epoch:int=160      # Batches in an epoch
+    synthetic_steps:float=1.     # Share of them when no call is a recording: after that, what is learned is the synthesis
     lr:float=3e-3                # Highest learning rate, cosine to zero
     warmup_steps:int=100         # Steps until it is reached
     weight_decay:float=.01       # Of AdamW
@@ -53,8 +54,8 @@ class TrainConfig(Config):
 
 # %% ../../nbs/learn/24_train.ipynb #cd5473af
 PRESETS = {
-    "fast": TrainConfig(),
-    "accurate": TrainConfig(epochs=40, steps_per_epoch=200, hard_windows=4000, mine_from=4, mine_every=3, ema=.998),
+    "fast": TrainConfig(synthetic_steps=.35),
+    "accurate": TrainConfig(epochs=40, steps_per_epoch=200, synthetic_steps=.35, hard_windows=4000, mine_from=4, mine_every=3, ema=.998),
     "tiny": TrainConfig(model=ModelConfig(channels=32, dilations=(1, 2, 4, 4, 6)), epochs=15),
 }
 
@@ -187,6 +188,7 @@ class Trainer:
         on_event=None,           # Called with each event, a dict
         quiet:bool=False,        # No progress bar
     ):
+        if not len(train.where("positive")): config = config.replace(steps_per_epoch=max(1, round(config.steps_per_epoch*config.synthetic_steps)), synthetic_steps=1.)
         self.train, self.valid, self.config, self.folder, self.quiet = train, valid, config, Path(folder), quiet
         self.settings, self.on_event = settings or Settings.load(), on_event
         self.device = own_device(self.settings.resolve("device"))

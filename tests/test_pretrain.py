@@ -10,7 +10,7 @@ from wakekit.data.voices import PeopleSynthesizer, _unpack
 from wakekit.learn import models
 from wakekit.learn.align import Aligner, Alignment, Sentence, frame_labels, line, spell, viterbi
 from wakekit.learn.models import ModelConfig, WakeModel, encoder_key, warm_start
-from wakekit.learn.pretrain import Timeline, cut, pretrain, trusted, vector_quantize
+from wakekit.learn.pretrain import Timeline, cut, pretrain, trimmed, trusted, vector_quantize
 from wakekit.learn.takes import PretrainConfig, heard, heard_rows, other_voices, people, talkers
 
 TINY = PretrainConfig(sentences=10, talker_sentences=0, align_steps=(3, 3), align_channels=16, stages=2, steps=2, batch_size=4)
@@ -55,7 +55,7 @@ def test_end_to_end(pack, tmp_path, monkeypatch):
     with np.load(tmp_path/"voices.npz") as data:
         bank = _unpack(data)
         assert json.loads(str(data["about"]))["sources"] == about["sources"]
-    assert {s["name"] for s in bank.speakers} == {"m1", "m3", "f1"} and len(bank.books) == 2
+    assert {s["name"] for s in bank.speakers} == {"m1", "m3", "f1"} and len(bank.books) == 2 and bank.rest.min() > 0
     assert all((bank.first[bank.sentence==k][1:] == bank.last[bank.sentence==k][:-1]).all() for k in range(len(bank.who)))
     assert np.isfinite(bank.frames(0, np.arange(10))).all() and bank.usable.any() and bank.stressed.any() and not bank.stressed.all()
     kept = torch.load(tmp_path/"encoder.pt", weights_only=True)
@@ -165,11 +165,14 @@ def test_long_sentences_and_crowded_ones():
 
 def test_long_units_come_in_pieces_that_are_not_used():
     a = Alignment(np.r_[np.zeros(600, int), np.ones(10, int)], np.r_[np.zeros(600, np.uint8), np.ones(10, np.uint8)], np.zeros(610))
+    picture = Sentence(np.zeros((610, 40)), [[(1, True)]])
     units = list(a.units())
     assert [(k, b - c) for k, c, b, _ in units] == [(0, 255), (0, 255), (0, 90), (1, 10)] and [s for *_, s in units] == [-99]*3 + [0]
     take = type("Take", (), dict(kind="read"))
-    pieces = cut([take], [Sentence(np.zeros((610, 40)), [[(1, True)]])], [a])
+    pieces = cut([take], [picture], [a])
     assert pieces["unit_usable"].tolist() == [False]*3 + [True] and pieces["unit_stressed"].tolist() == [False]*3 + [True]
+    short = trimmed(picture, a)
+    assert len(short[0].feats) == len(short[1].labels) == 18 and short[1].labels.sum() == 10  # 80 ms of silence are kept
     assert trusted([take]*30, [Alignment(a.states, a.labels, a.sure - k) for k in range(30)]) == list(range(27))
 
 
@@ -187,7 +190,7 @@ def test_labels_follow_the_sounds():
 def test_quantizer_with_little_to_learn_from():
     x = np.random.default_rng(0).normal(size=(20, 80)).astype(np.float32)
     books, codes, left = vector_quantize(x, 2, rounds=2)
-    assert codes.shape == (20, 2) and left[-1] < .05  # fewer vectors than entries: each has its own
+    assert codes.shape == (20, 2) and left.shape == (2, 80) and left[-1].max() < .05  # fewer vectors than entries: each has its own
 
 
 def test_windows_across_sentences(tmp_path):

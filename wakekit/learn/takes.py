@@ -54,10 +54,11 @@ class PretrainConfig(Config):
     sentences:int=1500      # That espeak-ng reads beside the transcripts
     align_steps:tuple=(500, 700, 900) # Batches of each round of alignment
     align_channels:int=160  # Width of the aligner
-    stages:int=8            # Codebooks of the bank, a byte per 20 ms each
+    stages:int=15           # Codebooks of the bank, a byte per 20 ms each
     networks:tuple=("fast",)# Presets whose networks get an encoder
     delays:tuple=(7, 17, 27, 37, 47) # After how many steps of 20 ms a sound is to be named
-    steps:int=4500          # Batches of the encoder
+    kinds:tuple=("read",)   # Of `Take`s that an encoder hears: `read`, `told`, `talker`
+    steps:int=1800          # Batches of the encoder
     batch_size:int=128      # Windows in one
     lr:float=4e-3           # Highest learning rate, one cycle
     real:float=.6           # Share of windows from recordings and voices made of recordings; the rest is espeak-ng's

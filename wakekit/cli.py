@@ -183,18 +183,19 @@ def _restore(a): return _move(a, "restore")
 def _synth(a):
     from wakekit.data.interchange import Dataset
     from wakekit.data.speech import speak_into
-    from wakekit.data.synth import PiperSynthesizer, available_synthesizers, check_phrase
+    from wakekit.data.synth import PiperSynthesizer, check_phrase
+    from wakekit.data.voices import all_synthesizers
     if min(a.count, a.near_misses) < 0 or a.count + a.near_misses == 0: raise UsageError("--count and --near-misses say how many clips to make: at least one")
     s = _settings(a)
     check_phrase(a.phrase, a.language)
-    synthesizers = [*available_synthesizers(), *map(PiperSynthesizer, a.piper)]
+    synthesizers = [*all_synthesizers(), *map(PiperSynthesizer, a.piper)]
     ds = Dataset.open_or_create(dataset_path(a.name, s.data_dir), a.phrase)
     return _imported(a, ds, [speak_into(ds, a.count, a.near_misses, a.language, s.seed, synthesizers)])
 
 # %% ../nbs/50_cli.ipynb #3970e8e2
 def _plan(a):
     "(settings, training config, data config) that the arguments ask for"
-    from wakekit.data.batches import DataConfig
+    from wakekit.data.spoken import DataConfig
     from wakekit.learn.train import preset
     s = _settings(a)
     env = [f"{k}={v}" for k, v in s.train_overrides().items()]
@@ -389,7 +390,7 @@ def _export(a):
 @_command("bench accuracy", "Train and judge on a pack of real recordings, by protocols that anyone can rerun; the same command again resumes",
           "wakekit bench accuracy --audio ../shared/audio --words computer --out runs/bench\nwakekit bench accuracy --audio ../shared/audio --protocol Z,N,R --json",
           arg("--audio", required=True, metavar="DIR", help="the pack, with its manifest.csv"),
-          arg("--protocol", default="half", metavar="P", help="half; Z (text alone), Z0 (nothing of the pack), N (near misses), R (noise, rooms), F (few recordings), E (enrolment), with commas; all is all but half (half)"),
+          arg("--protocol", default="half", metavar="P", help="half; Z (text alone), Z0 (nothing of the pack), N (near misses), R (noise, rooms), F (few recordings), E (enrolment, from Python only: it is given a function), with commas; all is Z,Z0,N,R,F (half)"),
           arg("--words", nargs="+", default=[], metavar="WORD", help="folders below wake/ (all of them; for half computer and view_glass)"), arg("--out", default="runs/bench", metavar="DIR"),
           arg("--plan", action="append", default=[], metavar="FIELD=VALUE", help="how much of a protocol to run: few=[50], draws=[1], near_misses=40; may be repeated"), *(x for x in _learning if x[0][0] != "--language"))
 def _bench_accuracy(a):

@@ -196,9 +196,8 @@ class Trainer:
         self.epoch, self.history, self.hard, self.best, self.rank, self.world = 0, [], None, None, 0, 1
         torch.manual_seed(config.seed)
         if config.start not in ("encoder", "scratch"): raise TrainError(f"start is `encoder` or `scratch`, not {config.start!r}")
-        self.model = WakeModel(config.model)
+        self.model = WakeModel(config.model).to(self.device)
         self.warm = config.start=="encoder" and warm_start(self.model)
-        self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval()
         self.opt = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.rooms = torch.from_numpy(train.rooms).to(self.device)

@@ -20,9 +20,10 @@ from ..data.augment import coloured_noise, synthetic_room
 from ..data.batches import prepare
 from ..data.spoken import DataConfig, voice_sides
 from ..data.phrases import sentences
-from ..data.recordings import Item, held_out
+from ..data.recordings import Item
 from ..data.synth import draw_utterances, synthesize
 from ..env import Settings
+from ..learn.takes import heard
 from ..learn.train import TrainConfig, run_folder, train
 from .evaluate import evaluate
 from .export import export
@@ -88,9 +89,7 @@ def unseen(
     row:dict, # From `audio_pack`
 )->bool:      # Whether nothing that ships may have learned from it
     "Is this recording kept for judging alone?"
-    kind = row["path"].split("/")[0]
-    if kind in ("noise", "music", "rooms"): return held_out(row["path"], .3, 77)
-    return not (kind=="speech" and row["speaker"]) or held_out(row["speaker"], .25, 2026)
+    return not heard(row)
 
 # %% ../../nbs/ship/35_bench.ipynb #231fdbe3
 @dataclass(frozen=True)
@@ -121,8 +120,8 @@ def half_split(
     talk = sorted(under(rows, "speech"), key=lambda r: r["path"])
     names = sorted({speaker(r) for r in talk})
     test = {names[i] for i in rng.permutation(len(names))[:len(names)//4]}
-    heard, new = ([r for r in talk if (speaker(r) in test)==t] for t in (False, True))
-    return Split(train_calls, test_calls, heard, new, under(rows, "noise"), under(rows, "rooms"))
+    known, new = ([r for r in talk if (speaker(r) in test)==t] for t in (False, True))
+    return Split(train_calls, test_calls, known, new, under(rows, "noise"), under(rows, "rooms"))
 
 # %% ../../nbs/ship/35_bench.ipynb #7886c897
 def few_split(
@@ -138,9 +137,9 @@ def few_split(
     if size>=len(calls): raise AudioError(f"wake/{word} has {len(calls)} recordings: {size} to learn from leave none to judge on")
     learned = set(np.random.default_rng([seed, size, draw]).permutation(len(calls))[:size].tolist())
     train_calls, test_calls = ([c for i, c in enumerate(calls) if (i in learned)==t] for t in (True, False))
-    heard = lambda *kinds: [] if bare else [r for r in under(rows, *kinds) if not unseen(r)]
+    given = lambda *kinds: [] if bare else [r for r in under(rows, *kinds) if not unseen(r)]
     others = [r for r in under(rows, "wake") if not r["path"].startswith(f"wake/{word}/")]
-    return Split(train_calls, test_calls, heard("speech"), [r for r in under(rows, "speech") if unseen(r)] + others, heard("noise", "music"), heard("rooms"))
+    return Split(train_calls, test_calls, given("speech"), [r for r in under(rows, "speech") if unseen(r)] + others, given("noise", "music"), given("rooms"))
 
 # %% ../../nbs/ship/35_bench.ipynb #63dc4f49
 @dataclass(frozen=True)

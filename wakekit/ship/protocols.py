@@ -289,7 +289,7 @@ def which_protocols(
     text:str, # `Z,N,R`, `all` (but half) or `half`
 )->tuple:     # Names
     "Read what was asked for"
-    names = tuple(PROTOCOLS[1:] if text.strip().lower()=="all" else dict.fromkeys(t.strip() for t in text.split(",") if t.strip()))
+    names = tuple(PROTOCOLS[1:-1] if text.strip().lower()=="all" else dict.fromkeys(t.strip() for t in text.split(",") if t.strip()))
     known = {p.lower(): p for p in PROTOCOLS}
     if not names or any(n.lower() not in known for n in names): raise ConfigError(f"there is no protocol {text!r}: give some of {', '.join(PROTOCOLS)}, with commas, or all")
     return tuple(known[n.lower()] for n in names)

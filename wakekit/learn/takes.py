@@ -85,7 +85,9 @@ class Take:
     source:str     # Where it comes from
     licence:str    # Its terms
 
-    def sentence(self): return Sentence(log_mel(to_float32(self.cache.read(self.item))).T.astype(np.float16), spell(self.text))
+    def sentence(self):
+        "What the aligner needs of it"
+        return Sentence(log_mel(to_float32(self.cache.read(self.item))).T.astype(np.float16), spell(self.text))
 
 def _takes(cache, texts, kind, about):
     "Takes of all recordings with a text; `about`: name → (source, licence)"

@@ -6,6 +6,7 @@ from wakekit.data import batches as module, recordings
 from wakekit.data.audio import save_audio
 from wakekit.data.augment import AugmentConfig
 from wakekit.data.batches import BatchConfig, Batches, TrainingSet, place, prepare
+import wakekit.data.spoken as spoken
 from wakekit.data.spoken import DataConfig, synthetic_items
 from wakekit.data.cache import PcmCache
 from wakekit.data.recordings import Item, folder_items, held_out, pieces
@@ -111,7 +112,7 @@ def test_the_same_call_speaks_nothing_again(tmp_path, monkeypatch):
     config = DataConfig(synthetic=12, near_misses=8, filler=8, synthetic_rooms=2, valid_voices=.3)
     first = prepare(tmp_path, config, people(), talk())
     def fail(*a, **k): raise AssertionError("spoken again")
-    monkeypatch.setattr(module, "synthesize", fail)
+    for name in ("synthesize", "recite"): monkeypatch.setattr(spoken, name, fail)
     again = prepare(tmp_path, config, people(), talk())
     assert [s.key for s in first] == [s.key for s in again] and same(make(first[0])[2], make(again[0])[2])
     with pytest.raises(AssertionError, match="spoken again"): prepare(tmp_path, config.replace(seed=1), people(), talk())

@@ -14,7 +14,7 @@ from .phrases import near_misses, sentences
 from .recordings import Item
 from .sounds import phone_ids
 from .synth import check_phrase, draw_utterances, phonemize, split_voices, synthesize
-from .voices import all_synthesizers, recite, recode, voice_bank
+from .voices import all_synthesizers, recite, recode, voice_bank, without
 
 # %% ../../nbs/data/18_spoken.ipynb #b8b54f9b
 @dataclass(frozen=True)
@@ -73,12 +73,11 @@ def _drawn(texts, count, seed, config, voices):
     some = lambda n, seed, voices: draw_utterances(texts, n, seed, language=config.language, voices=voices) if n else []
     return some(n, seed, people) + some(count - n, seed + 500, [v for v in voices if v.synthesizer!="people"])
 
-def _recited(count, config, voices):
-    "Sentences that people of the voice bank said, as `Item`s"
+def _quotable(count, config, voices):
+    "Numbers of sentences that people of the voice bank said, without the phrase"
     bank, names = voice_bank(), {v.name for v in voices if v.synthesizer=="people"}
     mine = [k for k in np.random.default_rng(config.seed).permutation(len(bank.who)) if bank.speakers[bank.who[k]]["name"] in names]
-    phrase = tuple(phone_ids(phonemize(config.phrase, config.language)))
-    for name, x in recite(bank, mine[:count], phrase, config.seed): yield Item(x, f"people:{config.language}+{name}", "a sentence of the voice bank")
+    return without(bank, mine[:count], tuple(phone_ids(phonemize(config.phrase, config.language))))
 
 def synthetic_items(
     config:DataConfig, # Phrase and counts
@@ -93,10 +92,10 @@ def synthetic_items(
     counts = dict(synthetic=config.synthetic, near_miss=config.near_misses, filler=config.filler)
     for label in labels:
         count = int(counts[label]*share)
-        recited = list(_recited(round(count*config.people), config, voices)) if label=="filler" else []
-        said = _drawn(texts[label](), count - len(recited), seed, config.replace(people=0.) if label=="filler" else config, voices) if count else []
+        quoted = _quotable(round(count*config.people), config, voices) if label=="filler" else []
+        said = _drawn(texts[label](), count - len(quoted), seed, config.replace(people=0.) if label=="filler" else config, voices) if count else []
         for u, x in synthesize(said, all_synthesizers()): yield label, Item(x, str(u.voice), u.text)
-        for item in recited: yield label, item
+        for name, x in recite(voice_bank(), quoted, config.seed): yield label, Item(x, f"people:{config.language}+{name}", "a sentence of the voice bank")
 
 # %% ../../nbs/data/18_spoken.ipynb #3ecaf327
 def synthetic_share(

@@ -7,13 +7,7 @@ from wakekit.learn.models import ARCHS, CausalConv, ModelConfig, StreamingModel,
 CONFIGS = [ModelConfig(arch=arch, channels=16, dilations=d, stride=s, kernel=k) for arch in ARCHS for d, s, k in [((1, 2), 2, 5), ((3,), 1, 3), ((1, 1, 2), 4, 2)]]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Many tiny tensors: more threads only wait for each other"
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def heard(config, seed=0):

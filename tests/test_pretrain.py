@@ -16,13 +16,7 @@ from wakekit.learn.takes import PretrainConfig, heard, heard_rows, other_voices,
 TINY = PretrainConfig(sentences=10, talker_sentences=0, align_steps=(3, 3), align_channels=16, stages=2, steps=2, batch_size=4)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Many tiny tensors: more threads only wait for each other"
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ def change_speed(
     if x.shape[1] < 2: return x
     t = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
     at = (pivot[:, None] + (t - pivot[:, None])*factor[:, None]).clamp(0, x.shape[1] - 1.001)
-    left = at.long()
+    left = at.long().clamp(max=x.shape[1] - 2)  # 41279.999 is 41280 in float32
     frac = at - left
     return x.gather(1, left)*(1 - frac) + x.gather(1, left + 1)*frac
 

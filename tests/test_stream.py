@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from wakekit.core import AudioError, BundleError
-from wakekit.ship.stream import Bundle, Detector, graph_session, to_pcm
+from wakekit.learn.metrics import smooth_scores
+from wakekit.ship.stream import Bundle, Detector, SecondLook, graph_session, to_pcm
 from wakekit.ship.toy import chime, chime_scores, toy_bundle
 
 
@@ -121,7 +122,7 @@ def test_int16_is_float_over_32768():
 
 
 @pytest.mark.parametrize("changes, says", [
-    (dict(schema_version=2), "newer wakekit"), (dict(schema_version="1"), "no wakekit manifest"), (dict(schema_version=...), "no wakekit manifest"),
+    (dict(schema_version=3), "newer wakekit"), (dict(schema_version="1"), "no wakekit manifest"), (dict(schema_version=...), "no wakekit manifest"),
     (dict(graphs=...), "graphs"), (dict(graphs={}), "default_graph"), (dict(default_graph="int8"), "default_graph"), (dict(step_samples=0), "step_samples"),
     (dict(sample_rate=8000), "sample_rate"), (dict(smooth_ms="40"), "smooth_ms"), (dict(files={}), "graphs"), (dict(phrase=None), "phrase"),
     (dict(graphs={"float32": {"file": "manifest.json", "threshold": .5}}), "graphs"),
@@ -202,3 +203,174 @@ def test_importing_the_detector_imports_nothing_heavy():
     code = ("import sys; from wakekit import Detector; "
             "print([m for m in ('torch', 'soundfile', 'soxr', 'onnx', 'matplotlib', 'librosa', 'scipy', 'tqdm') if m in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# The second look
+
+@pytest.fixture(scope="module")
+def careful(tmp_path_factory): return toy_bundle(tmp_path_factory.mktemp("careful")/"chime.wake", verify=True)
+
+
+@pytest.fixture(scope="module")
+def tune():
+    "A chime out of the quiet, then tones one after the other, with the chime among them"
+    out = (.001*np.random.default_rng(1).standard_normal(16_000*6 + 77)).astype(np.float32)
+    for k, tones in {0: (880, 660), 8: (990, 770), 9: (880, 660), 10: (600, 900), 11: (880, 660), 16: (880, 660)}.items():
+        out[1003 + k*5120:][:5120] += chime(*tones)
+    return out
+
+
+class Counting:
+    "Stands in for the verifier's session: answers with the number of the look"
+    def __init__(self): self.windows = []
+    def run(self, names, feeds):
+        assert names == ["logit"] and feeds["pcm"].shape == (1, 16_000) and feeds["pcm"].dtype == np.float32
+        self.windows.append(feeds["pcm"][0].copy())
+        return [np.array([float(len(self.windows))], np.float32)]
+
+
+def counted(folder, **kw):
+    b = Bundle.load(folder)
+    b.sessions["verifier"] = session = Counting()
+    return Detector(b, **kw), session
+
+
+def slowly(first, x, v, step=320):
+    "The same by the book, step after step: final scores and the windows that are looked at"
+    out, windows, due, held = [], [], 0, 0.
+    before = np.concatenate([np.zeros(v["samples"], np.float32), x])
+    for k, score in enumerate(first):
+        if score < v["open_at"]:
+            out.append(0.)
+            continue
+        if k >= due:
+            windows.append(before[(k + 1)*step:][:v["samples"]])
+            held, due = 1/(1 + np.exp(-len(windows))), k + round(v["every_ms"]/20)
+        out.append(held)
+    return np.array(out), windows
+
+
+@pytest.mark.parametrize("sizes", [[1], [320], [1280], [0, 1, 37, 321, 5000], [7, 40_000], [200_000]])
+def test_the_second_look_by_the_book_for_any_chunking(careful, tune, sizes):
+    x = tune[:20_000] if sizes == [1] else tune
+    gate = Detector(careful, verify=False)
+    v, first = gate.bundle.manifest["verifier"], smooth_scores(gate.score(x), gate.smooth_frames)
+    wanted, windows = slowly(first, x, v)
+    d, session = counted(careful)
+    rng, at, out = np.random.default_rng(0), 0, []
+    while at < len(x):
+        n = int(rng.choice(sizes))
+        out.append(d.score(x[at:at+n]))
+        at += n
+    np.testing.assert_allclose(np.concatenate(out), wanted, atol=1e-6)
+    assert len(session.windows) == len(windows) > 1
+    for a, b in zip(session.windows, windows): np.testing.assert_array_equal(a, b)
+    assert d.gate_score == pytest.approx(first[-1], abs=1e-5)
+
+
+@pytest.mark.parametrize("open_at, every_ms, seed", [(.3, 100, 0), (.3, 20, 1), (.5, 60, 2), (.1, 1000, 3)])
+def test_a_wavering_first_look(careful, tmp_path, open_at, every_ms, seed):
+    bad = shutil.copytree(careful, tmp_path/"b")
+    m = json.loads((bad/"manifest.json").read_text(encoding="utf-8"))
+    rewrite(bad, verifier=m["verifier"] | dict(open_at=open_at, every_ms=every_ms, smooth_ms=60))
+    rng = np.random.default_rng(seed)
+    raw, x = rng.random(500).astype(np.float32)**2, rng.normal(0, .1, 500*320).astype(np.float32)
+    b = Bundle.load(bad)
+    v = b.manifest["verifier"]
+    wanted, windows = slowly(smooth_scores(raw, 3), x, v)
+    for most in (1, 7, 400):
+        b.sessions["verifier"] = session = Counting()
+        look, out, at = SecondLook(b), [], 0
+        while at < len(raw):
+            n = int(rng.integers(0, most + 1))
+            out.append(look.process(raw[at:at+n], x[at*320:(at + n)*320]))
+            at += n
+        np.testing.assert_allclose(np.concatenate(out), wanted, atol=1e-6)
+        assert len(session.windows) == len(windows) and all(np.array_equal(a, b) for a, b in zip(session.windows, windows))
+
+
+@pytest.mark.parametrize("sizes", [[1280], [0, 1, 37, 321, 5000], [200_000]])
+def test_events_with_a_second_look_do_not_depend_on_chunks(careful, tune, sizes):
+    for x in (tune, (tune*32768).round().astype(np.int16)):
+        d, rng, at, live = Detector(careful), np.random.default_rng(0), 0, []
+        while at < len(x):
+            n = int(rng.choice(sizes))
+            live += d.process(x[at:at+n])
+            at += n
+        assert [e.time_s for e in live] == [e.time_s for e in Detector(careful).detect(x)]
+        np.testing.assert_allclose([e.time_s for e in live], [.383, 5.503], atol=.06)
+
+
+def test_nobody_is_asked_while_the_first_look_is_unconvinced(careful):
+    d, session = counted(careful)
+    quiet = d.score(.001*np.random.default_rng(0).standard_normal(100_000).astype(np.float32))
+    assert len(quiet) == 312 and not quiet.any() and not session.windows and d.gate_score < .3
+
+
+def test_reset_forgets_what_the_second_look_heard(careful):
+    d, session = counted(careful)
+    d.score(np.concatenate([chime(990, 770), chime()]))
+    d.reset()
+    assert d.gate_score == 0
+    n = len(session.windows)
+    d.score(chime())
+    assert n and len(session.windows) > n and not session.windows[n][:16_000 - 5120].any()
+
+
+def test_the_first_look_alone(careful, folder, tune):
+    alone, plain, d = Detector(careful, verify=False), Detector(folder), Detector(careful)
+    assert np.array_equal(alone.score(tune), plain.score(tune))
+    assert (alone.smooth_ms, alone.threshold, alone.gate_score) == (40, .3, None) and (d.smooth_ms, d.smooth_frames, d.threshold) == (20, 1, .5)
+    assert (Detector(careful, verify=False, smooth_ms=60, threshold=.7).smooth_ms, Detector(careful, smooth_ms=60).smooth_ms) == (60, 60)
+    assert plain.gate_score is None
+
+
+def test_detectors_share_the_verifier_and_not_what_they_heard(careful, tune):
+    b = Bundle.load(careful)
+    one, two, whole = Detector(b), Detector(b), Detector(b).score(tune)
+    assert b.sessions.keys() == {"float32", "verifier"}
+    a = [one.score(tune[:6700]), two.score(tune[50_000:60_000]), one.score(tune[6700:])]
+    np.testing.assert_allclose(np.concatenate([a[0], a[2]]), whole, atol=1e-6)
+
+
+def test_a_looks_answer_survives_any_logit(careful):
+    d, session = counted(careful)
+    for logit, score in ((-1e30, 0), (1e30, 1)):
+        session.run = lambda names, feeds: [np.array([logit], np.float32)]
+        d.reset()
+        assert d.score(chime()).max() == pytest.approx(score)
+
+
+@pytest.mark.parametrize("changes", [dict(file="other.onnx"), dict(file=...), dict(file=7), dict(samples=0), dict(samples=16_000.), dict(samples=True), dict(every_ms=-1),
+                                     dict(smooth_ms="40"), dict(open_at=float("nan")), dict(open_at=True), dict(open_at=...)])
+def test_wrong_words_about_the_second_look(careful, tmp_path, changes):
+    bad = shutil.copytree(careful, tmp_path/"b")
+    v = json.loads((bad/"manifest.json").read_text(encoding="utf-8"))["verifier"] | changes
+    rewrite(bad, verifier={k: x for k, x in v.items() if x is not ...})
+    with pytest.raises(BundleError, match="wrong in verifier"): Bundle.load(bad)
+
+
+@pytest.mark.parametrize("changes", [dict(verifier=None), dict(verifier=[]), dict(schema_version=1)])
+def test_a_second_look_needs_its_schema(careful, tmp_path, changes):
+    bad = shutil.copytree(careful, tmp_path/"b")
+    rewrite(bad, **changes)
+    with pytest.raises(BundleError, match="wrong in verifier"): Bundle.load(bad)
+
+
+def test_a_second_look_that_does_not_fit_or_is_damaged(careful, tmp_path):
+    bad = shutil.copytree(careful, tmp_path/"b")
+    v = json.loads((bad/"manifest.json").read_text(encoding="utf-8"))["verifier"]
+    rewrite(bad, verifier=v | dict(samples=15_999))
+    with pytest.raises(BundleError, match="verifier does not fit"): Detector(bad)
+    Detector(bad, verify=False)
+    b = Bundle.load(careful)
+    with pytest.raises(BundleError, match="pip install -U onnxruntime"): Detector(Bundle(b.path, b.manifest, b.graphs, {}, b"not onnx"))
+    with pytest.raises(BundleError, match="verifier does not fit"): Detector(Bundle(b.path, b.manifest, b.graphs, {}, b.graphs["float32"]))
+    (bad/"verifier.onnx").write_bytes((bad/"verifier.onnx").read_bytes()[:-1] + b"!")
+    with pytest.raises(BundleError, match="SHA-256"): Bundle.load(bad)
+
+
+def test_schema_2_without_a_second_look(folder, tmp_path):
+    b = shutil.copytree(folder, tmp_path/"b")
+    rewrite(b, schema_version=2)
+    assert Bundle.load(b).verifier is None

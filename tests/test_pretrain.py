@@ -10,10 +10,12 @@ from wakekit.data.voices import PeopleSynthesizer, _unpack
 from wakekit.learn import models
 from wakekit.learn.align import Aligner, Alignment, Sentence, frame_labels, line, spell, viterbi
 from wakekit.learn.models import ModelConfig, WakeModel, encoder_key, warm_start
-from wakekit.learn.pretrain import Timeline, cut, pretrain, trimmed, trusted, vector_quantize
+from wakekit.learn.encode import Timeline, learn_encoder, learn_verifier_encoder
+from wakekit.learn.pretrain import cut, pretrain, trimmed, trusted, vector_quantize
+from wakekit.learn.verifier import VerifierConfig, pretrained_encoder
 from wakekit.learn.takes import PretrainConfig, heard, heard_rows, other_voices, people, talkers
 
-TINY = PretrainConfig(sentences=10, talker_sentences=0, align_steps=(3, 3), align_channels=16, stages=2, steps=2, batch_size=4)
+TINY = PretrainConfig(sentences=10, talker_sentences=0, align_steps=(3, 3), align_channels=16, stages=2, steps=2, batch_size=4, verifier_steps=2, verifier_batch=2, bank_calls=3, bank_sentences=2)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,7 +56,10 @@ def test_end_to_end(pack, tmp_path, monkeypatch):
     assert np.isfinite(bank.frames(0, np.arange(10))).all() and bank.usable.any() and bank.stressed.any() and not bank.stressed.all()
     kept = torch.load(tmp_path/"encoder.pt", weights_only=True)
     assert list(kept["weights"]) == [encoder_key(ModelConfig())] and kept["about"]["delays_steps"] == [7, 17, 27, 37, 47]
+    second = torch.load(tmp_path/"verifier.pt", weights_only=True)
+    assert second["about"]["sources"] == about["sources"] and 0 <= second["about"]["frame_accuracy"] <= 1
     monkeypatch.setattr(models.importlib.resources, "files", lambda _: tmp_path)
+    assert torch.equal(pretrained_encoder().stem[0].weight, second["weights"]["stem.0.weight"].float())
     model = WakeModel()
     own = model.net.head[-1].weight.clone()
     assert warm_start(model) and torch.equal(own, model.net.head[-1].weight)
@@ -69,10 +74,28 @@ def test_a_new_bank_speaks(pack, tmp_path):
     assert len(x) > 3200 and np.isfinite(x).all() and x.any()
 
 
+def test_without_a_second_look(pack, tmp_path):
+    pretrain(pack, tmp_path, TINY.replace(networks=(), verifier_steps=0))
+    assert not (tmp_path/"verifier.pt").exists()
+
+
+def test_what_is_learned_is_kept(tmp_path):
+    "The weights that are returned are those after training"
+    from wakekit.data.cache import PcmCache
+    rng = np.random.default_rng(0)
+    cache = PcmCache.build(tmp_path/"c", ((rng.normal(0, .1, 60_000).astype(np.float32), "a", "b", str(k)) for k in range(2)), "k")
+    line = Timeline([(cache, k, rng.integers(1, 40, 375)) for k in range(2)], rng)
+    rooms = np.zeros((1, 4), np.float32)
+    rooms[0, 0] = 1
+    for learn, of in ((lambda c: learn_encoder(ModelConfig(), (line, line), cache, rooms, c), "stem.conv.weight"), (lambda c: learn_verifier_encoder(VerifierConfig(), (line,)*3, cache, rooms, c), "stem.0.weight")):
+        one, more = (learn(TINY.replace(steps=n, verifier_steps=n))[0][of] for n in (2, 3))
+        assert not torch.equal(one, more)
+
+
 def test_goes_on_where_it_was(pack, tmp_path, monkeypatch):
     pretrain(pack, tmp_path, TINY)
     first = torch.load(tmp_path/"encoder.pt", weights_only=True)
-    for name in ("wakekit.learn.takes.learn_alignment", "wakekit.learn.pretrain.learn_encoder"):
+    for name in ("wakekit.learn.takes.learn_alignment", "wakekit.learn.pretrain.learn_encoder", "wakekit.learn.pretrain.learn_verifier_encoder"):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("learned twice"))
     pretrain(pack, tmp_path, TINY)
     again = torch.load(tmp_path/"encoder.pt", weights_only=True)

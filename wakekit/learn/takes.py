@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'QUICK', 'TALKERS', 'heard', 'heard_rows', 'PretrainConfig', 'stage_key', 'Take', 'people', 'transcribe',
-           'talkers', 'talk', 'other_voices', 'synthetic_speech', 'align_takes', 'fitting']
+           'talkers', 'talk', 'other_voices', 'synthetic_speech', 'bank_speech', 'align_takes', 'fitting']
 
 # %% ../../nbs/learn/23_takes.ipynb #141886cd
 import csv, hashlib, logging, re, shutil, subprocess, tempfile
@@ -19,6 +19,7 @@ from ..data.phrases import sentences
 from ..data.recordings import held_out
 from ..data.spoken import speakable
 from ..data.synth import EspeakSynthesizer, draw_utterances
+from ..data.voices import PeopleSynthesizer, VoiceBank, recite, sounds_of
 from .align import Alignment, Sentence, frame_labels, learn_alignment, spell
 
 # %% ../../nbs/learn/23_takes.ipynb #490037d2
@@ -62,9 +63,15 @@ class PretrainConfig(Config):
     batch_size:int=128      # Windows in one
     lr:float=4e-3           # Highest learning rate, one cycle
     real:float=.6           # Share of windows from recordings and voices made of recordings; the rest is espeak-ng's
+    verifier_steps:int=8000 # Batches of the second look's encoder; 0: none
+    verifier_batch:int=64   # Windows in one
+    verifier_lr:float=3e-3  # Highest learning rate, one cycle
+    verifier_shares:tuple=(.49, .25, .26) # Of its windows: recordings and voices made of recordings, espeak-ng, the bank
+    bank_calls:int=4000     # Short phrases that the bank says for it
+    bank_sentences:int=1500 # Of its own sentences that it recites
     seed:int=0              # Of everything that is drawn
 
-QUICK = PretrainConfig(recordings=300, told=3, talker_sentences=6, sentences=150, align_steps=(80, 80, 60), align_channels=96, steps=60, batch_size=32)
+QUICK = PretrainConfig(recordings=300, told=3, talker_sentences=6, sentences=150, align_steps=(80, 80, 60), align_channels=96, steps=60, batch_size=32, verifier_steps=30, verifier_batch=16, bank_calls=40, bank_sentences=20)
 
 def stage_key(
     *parts, # What a stage depends on, printable
@@ -199,6 +206,31 @@ def synthetic_speech(
             yield x, "synthetic", str(u.voice), str(k)
         with atomic_write(file) as f: np.savez_compressed(f, labels=np.concatenate(labels), ends=np.cumsum([len(l) for l in labels]))
     cache, saved = PcmCache.build(work/f"synthetic-{key}", clips(), key, "espeak-ng"), np.load(file)
+    return cache, np.split(saved["labels"], saved["ends"][:-1])
+
+def bank_speech(
+    bank:VoiceBank,        # Who speaks
+    texts:list,            # Whose words are said, a few at a time and in any order
+    work:Path,             # Where the cache goes
+    config:PretrainConfig, # How much
+)->tuple:                  # (cache, sound of each frame of each item)
+    "Words and sentences by the bank, of which is known exactly which sound is when"
+    words, people = speakable(sorted({w for t in texts for w in re.findall(r"[a-z]{3,}", t.lower())}), "en-us"), PeopleSynthesizer(bank)
+    rng = np.random.default_rng([config.seed, 5])
+    said = [" ".join(words[i] for i in rng.integers(len(words), size=n)) for n in rng.choice([1, 2, 3, 4], config.bank_calls, p=[.35, .35, .2, .1])]
+    own = rng.permutation(len(bank.who))[:config.bank_sentences]
+    key, labels = stage_key(said, own.tolist(), hashlib.sha256(bank.codes.tobytes()).hexdigest(), config.seed), []
+    file = work/f"bank-{key}.npz"
+    def clips():
+        for k, u in enumerate(draw_utterances(said, len(said), config.seed, voices=people.voices(), foreign=0) if said else ()):
+            x, sounds = people.timed(u)
+            labels.append(sounds[:FeatureConfig().n_frames(len(x))])
+            yield x, "bank", str(u.voice), f"call {k}"
+        for k, (name, x) in zip(own, recite(bank, own, config.seed)):
+            labels.append(sounds_of(bank, k)[:FeatureConfig().n_frames(len(x))])
+            yield x, "bank", name, f"sentence {k}"
+        with atomic_write(file) as f: np.savez_compressed(f, labels=np.concatenate(labels).astype(np.uint8), ends=np.cumsum([len(l) for l in labels]))
+    cache, saved = PcmCache.build(work/f"bank-{key}", clips(), key, "the bank"), np.load(file)
     return cache, np.split(saved["labels"], saved["ends"][:-1])
 
 # %% ../../nbs/learn/23_takes.ipynb #09d95d8a

@@ -1,5 +1,5 @@
 "Exporting where it is awkward: an int8 twin that is worse, several writers, what killed ones left, no background to speak of."
-import os, subprocess, sys, textwrap
+import dataclasses, json, os, subprocess, sys, textwrap
 import numpy as np
 import pytest
 torch = pytest.importorskip("torch")
@@ -8,10 +8,13 @@ from wakekit.core import LockError
 from wakekit.data.batches import prepare
 from wakekit.data.spoken import DataConfig
 from wakekit.env import Settings
+from wakekit.learn.metrics import smooth_scores
 from wakekit.learn.models import WakeModel
+from wakekit.learn.verifier import Verifier
 from wakekit.learn.train import TrainResult, preset
 from wakekit.ship import export as E
 from wakekit.ship.evaluate import Gate, Gates
+from wakekit.ship.stream import Detector, verifier_session
 
 DATA = DataConfig(phrase="computer", synthetic=30, near_misses=16, filler=12, synthetic_rooms=2, valid_voices=.3)
 
@@ -38,6 +41,93 @@ def test_a_worse_int8_twin_is_kept_and_marked(world, tmp_path, monkeypatch, int8
     assert m["gates"]["passed"] and [c["passed"] for c in m["gates"]["int8"]] == [int8_passes]
     assert m["quantization"]["accepted"] == int8_passes and (b.path/"model.int8.onnx").is_file()
     assert ("Not accepted" in card and "misses 50.0%" in card) != int8_passes
+
+
+@pytest.fixture(scope="module")
+def both(world, tmp_path_factory):
+    "A bundle whose second look has the shipped encoder and a head that learned nothing"
+    (result, sets), out = world, tmp_path_factory.mktemp("both")/"b"
+    torch.manual_seed(1)
+    verifier = Verifier().eval()
+    with torch.no_grad(): verifier.head.out[1].weight *= 8 # answers that differ
+    settings = Settings.load(environ={}, device="cpu", compile="off", quant_backend="xnnpack")
+    return verifier, E.export(dataclasses.replace(result, verifier=verifier), sets, out, "computer", settings=settings, force=True)
+
+
+def test_a_second_look_goes_there_and_back(both):
+    verifier, b = both
+    m, again = b.manifest, E.load_verifier(b.path)
+    assert m["schema_version"] == 2 and m["smooth_ms"] == 20 and m["receptive_field_ms"] == 2580
+    assert {k: m["verifier"][k] for k in ("file", "samples", "every_ms", "smooth_ms")} == dict(file="verifier.onnx", samples=41_280, every_ms=100, smooth_ms=m["config"]["smooth_ms"])
+    assert m["verifier"]["parameters"] == sum(p.numel() for p in verifier.parameters())
+    assert again.config == verifier.config and not again.training
+    for name, value in verifier.state_dict().items(): assert torch.equal(value, again.state_dict()[name]), name
+    assert not verifier.features.exporting # the caller's is left as it was
+
+
+def test_a_second_look_gives_what_torch_gives(both, world):
+    verifier, b = both
+    valid, session = world[1][1], verifier_session(b)
+    for x in valid.background.crop(np.random.default_rng(0), verifier.samples, 4).astype(np.float32)/32768:
+        with torch.no_grad(): wanted = verifier(torch.from_numpy(x[None])).numpy()
+        got, = session.run(["logit"], {"pcm": x[None]})
+        assert got.shape == (1,)
+        np.testing.assert_allclose(got, wanted, atol=4e-4)
+    import onnx
+    kinds = {n.op_type for n in onnx.load_from_string(b.verifier).graph.node}
+    assert not kinds & {"DFT", "STFT", "BatchNormalization"}, "FFT or a norm that was not folded"
+
+
+def test_the_proof_of_a_second_look_can_fail(both, tmp_path):
+    verifier, b = both
+    x = np.random.default_rng(0).normal(0, .1, 60_000).astype(np.float32)
+    other = E.load_verifier(b.path)
+    with torch.no_grad(): other.head.out[1].bias += .1
+    assert E.verifier_difference(verifier, b.path/"verifier.onnx", x) < 1e-4
+    assert E.verifier_difference(other, b.path/"verifier.onnx", x) == pytest.approx(.025, abs=1e-3)
+    assert E.verifier_difference(verifier, b.path/"verifier.onnx", x[:100]) < 1e-4
+
+
+def test_both_looks_are_judged_together(both, world):
+    _, b = both
+    metrics = json.loads((b.path/"metrics.json").read_text(encoding="utf-8"))
+    assert metrics["parity"]["ok"] and metrics["parity"]["largest_difference"]["verifier"] < 1e-4
+    point, v = metrics["size"]["opening"], b.manifest["verifier"]
+    assert v["open_at"] == point["threshold"] >= .001 and point["false_reject_rate"] <= E.NEVER_SEEN
+    assert metrics["size"]["verifier_parameters"] == v["parameters"]
+    assert "second look: " in (b.path/"README.md").read_text(encoding="utf-8")
+    assert "pretrained encoder" in (b.path/"LICENSES.md").read_text(encoding="utf-8")
+    valid = world[1][1]
+    x = valid.background.pcm[:4*16_000]
+    gate, whole = Detector(b, verify=False), Detector(b)
+    opened = smooth_scores(gate.score(x), gate.smooth_frames) >= v["open_at"]
+    assert np.array_equal(whole.score(x) > 0, opened)
+
+
+def test_a_gate_opens_for_the_calls_before_it_spares_looks(both, world, monkeypatch):
+    _, b = both
+    valid = world[1][1]
+    few, many = (E.opening(b, valid, per_hour) for per_hour in (.001, 1e9))
+    assert few.threshold >= many.threshold and many.threshold == .001 # never below
+    assert few.false_reject_rate <= E.NEVER_SEEN
+    monkeypatch.setattr(E, "NEVER_SEEN", .3)
+    assert E.opening(b, valid, .001).threshold >= few.threshold
+
+
+def test_without_a_second_look_nothing_is_new(world, tmp_path):
+    result, sets = world
+    b = E.export(result, sets, tmp_path/"b", "computer", settings=Settings.load(environ={}, device="cpu", compile="off", quant_backend="xnnpack"), force=True)
+    assert b.manifest["schema_version"] == 1 and "verifier" not in b.manifest and b.verifier is None and E.load_verifier(b.path) is None
+    assert not list(b.path.glob("verifier*")) and "second look" not in (b.path/"README.md").read_text(encoding="utf-8")
+    assert b.manifest["smooth_ms"] == result.config.smooth_ms
+
+
+@pytest.mark.parametrize("opened, some", [(0, False), (7, False), (8, True), (40, True)])
+def test_a_tail_is_of_what_opened_the_gate(opened, some):
+    peaks = np.zeros(3600)
+    peaks[:opened] = np.linspace(.05, .4, opened)
+    at = E.tail_threshold(peaks, 1., .5)
+    assert (at > .3) if some else at == 0
 
 
 @pytest.mark.parametrize("n", [0, 1])

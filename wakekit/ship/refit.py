@@ -21,7 +21,7 @@ from ..env import Settings
 from ..learn.metrics import smooth_scores
 from ..learn.models import StreamingModel, WakeModel
 from ..learn.train import TrainConfig, TrainResult
-from .export import export, file_facts, load_model, replacing, to_onnx, to_torchscript
+from .export import export, file_facts, load_model, load_verifier, replacing, to_onnx, to_torchscript
 from .quantize import calibration_feeds, quantize_files
 from .stream import Bundle, Detector
 
@@ -53,6 +53,7 @@ def matched_threshold(
     least:int=20,      # Steps that must lie on either side
 )->tuple:              # (threshold of the twin, how it was found)
     "Threshold at which the twin is over it as often as the float graph is"
+    if (scores==0).any(): return float(threshold), "kept from float32: the second look decides, and it is the same for both"
     over = int((scores >= threshold).sum())
     if min(over, len(scores) - over) < least: return float(threshold), f"kept from float32: only {over} of {len(scores)} calibration scores reach it"
     ranked = np.sort(twin)[::-1]
@@ -115,6 +116,7 @@ FORMS = ("onnx", "ts", "pt", "int8") # What a bundle may hold of its network
 def _form(name):
     "Which form a file of a bundle is; empty for cards and configs"
     if name.startswith("model.int8."): return "int8"
+    if name=="verifier.pt": return "pt" # the second look's graph stays in any form
     return name.removeprefix("model.") if name in ("model.onnx", "model.ts", "model.pt") else ""
 
 def _keep(b, folder, forms):
@@ -171,9 +173,12 @@ def _result(checkpoint, force):
     config = TrainConfig.from_dict(identity["config"])
     if best is None or (state["epoch"] < config.epochs and not force):
         raise TrainError(f"this training stopped after epoch {state['epoch']} of {config.epochs}: the command that started it goes on" + (", or --force exports its best epoch" if best else ""))
+    verifier = load_verifier(checkpoint.parent)
+    if verifier is None and identity["config"].get("verifier", {}).get("steps") and not force:
+        raise TrainError("this training stopped before its second look was learned: the command that started it goes on, or --force exports the first look alone")
     model = WakeModel(config.model)
     model.load_state_dict(best["weights"])
-    return TrainResult(model.eval(), config, json.loads(state["history"]), best["epoch"], best["threshold"], identity["train"], checkpoint.parent)
+    return TrainResult(model.eval(), config, json.loads(state["history"]), best["epoch"], best["threshold"], identity["train"], checkpoint.parent, verifier)
 
 # %% ../../nbs/ship/38_refit.ipynb #34c83d51
 def export_run(

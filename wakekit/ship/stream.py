@@ -92,7 +92,7 @@ class Bundle:
         rows = [("file", ", ".join(f"`{g['file']}` ({len(self.graphs[n])/1000:.0f} kB, threshold {g['threshold']:.2f})" for n, g in m["graphs"].items())),
                 ("score every", f"{1000*self.step_s:g} ms"), ("smoothing", f"{m['smooth_ms']:g} ms"), ("refractory", f"{m['refractory_ms']:g} ms")]
         if v := m.get("verifier"):
-            rows.append(("second look", f"`{v['file']}` ({len(self.verifier)/1000:.3g} kB), asked every {v['every_ms']:g} ms while the first look's score over {v['smooth_ms']:g} ms is at least {v['open_at']:.3f}"))
+            rows.append(("second look", f"`{v['file']}` ({len(self.verifier)/1000:,.1f} kB), asked every {v['every_ms']:g} ms while the first look's score over {v['smooth_ms']:g} ms is at least {v['open_at']:.3f}"))
         return "\n".join([f"| bundle | {self.phrase} |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
 
 # %% ../../nbs/ship/30_stream.ipynb #c8f6ff20

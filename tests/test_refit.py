@@ -1,4 +1,5 @@
 "A bundle is swapped in whole, whoever interrupts it."
+import json
 import os
 import subprocess
 import sys
@@ -81,3 +82,35 @@ def test_a_damaged_bundle_is_not_handed_on(bundles, tmp_path):
 def test_onnx_only_is_a_bundle_like_any_other(bundles, tmp_path):
     b = Bundle.load(reexport(bundles[0], tmp_path/"pi", ["onnx"]))
     assert b.manifest["graphs"].keys() == {"float32"} and Detector(b).threshold == .5
+
+
+def test_a_training_without_its_second_look_is_not_done(tmp_path):
+    torch = pytest.importorskip("torch")
+    from wakekit.core import TrainError
+    from wakekit.learn.models import WakeModel
+    from wakekit.learn.train import preset
+    from wakekit.learn.verifier import Verifier
+    from wakekit.ship.export import write_verifier
+    from wakekit.ship.refit import _result
+    pytest.importorskip("onnx")
+    config = preset("tiny", ["epochs=2", "verifier.steps=5"])
+    model = WakeModel(config.model)
+    best = dict(weights=model.state_dict(), epoch=1, threshold=.5)
+    torch.save(dict(identity=json.dumps(dict(config=config.to_dict(), train="x")), best=best, epoch=2, history="[]"), tmp_path/"checkpoint.pt")
+    with pytest.raises(TrainError, match="second look"): _result(tmp_path/"checkpoint.pt", False)
+    assert _result(tmp_path/"checkpoint.pt", True).verifier is None
+    torch.manual_seed(0)
+    write_verifier(Verifier().eval(), tmp_path)
+    found = _result(tmp_path/"checkpoint.pt", False).verifier
+    assert not found.training and all(torch.isfinite(p).all() for p in found.parameters())
+
+
+def test_a_second_look_is_kept(tmp_path):
+    from wakekit.ship.refit import matched_threshold
+    import numpy as np
+    pytest.importorskip("onnx")
+    b = Bundle.load(toy_bundle(tmp_path/"k.wake", verify=True))
+    thin = Bundle.load(reexport(b.path, tmp_path/"pi", ["onnx"]))
+    assert thin.verifier == b.verifier and thin.manifest["verifier"] == b.manifest["verifier"] and thin.manifest["schema_version"] == 2
+    final = np.r_[np.zeros(5000), np.full(50, .9), np.full(40, .2)]
+    assert matched_threshold(final, np.r_[np.zeros(5060), np.full(30, .9)], .8)[0] == .8 # not between .9 and nothing

@@ -29,8 +29,8 @@ class EnrolConfig(Config):
     silent:float=.5          # Steps that are silence with at least this probability are left out
     power:float=.7           # Of the distance of two steps; below 1, one wrong sound costs little more than a blurred one
     segments:int=160         # Pieces of other people's speech that the threshold is chosen by
-    own:float=.55            # Weight of the distance between takes in the limit
-    far:float=.4             # Weight of the distance of near strangers in it
+    own:float=.5             # Weight of the distance between takes in the limit
+    far:float=.45            # Weight of the distance of near strangers in it
     shortest_s:float=.15     # Of a take's speech, s
     longest_s:float=6.       # Of a take's speech, s
 

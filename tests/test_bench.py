@@ -11,7 +11,7 @@ from wakekit.ship.bench import Bench, accuracy_table, audio_pack, few_split, hal
 FEW = DataConfig(synthetic=40, near_misses=10, filler=24, synthetic_rooms=2, valid_voices=.3, test_voices=.3)
 
 
-STEPS = preset("tiny", ["epochs=1", "steps_per_epoch=2", "warmup_steps=1", "batch.batch_size=32"])
+STEPS = preset("tiny", ["epochs=1", "steps_per_epoch=2", "warmup_steps=1", "batch.batch_size=32", "verifier.steps=2", "verifier.batch_size=8"])
 
 
 def a_bench(pack, out, **more): return Bench(pack, out, **{"config": STEPS, "settings": Settings.load(environ={}, device="cpu", compile="off"), "data": FEW, "quiet": True, **more})

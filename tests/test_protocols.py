@@ -21,7 +21,7 @@ PLAN = ProtocolConfig(few=(3, 5), draws=(2, 1), near_misses=10, near_voices=1, s
 
 
 def a_bench(pack, out, **more):
-    config = preset("tiny", ["epochs=1", "steps_per_epoch=2", "warmup_steps=1", "batch.batch_size=32"])
+    config = preset("tiny", ["epochs=1", "steps_per_epoch=2", "warmup_steps=1", "batch.batch_size=32", "verifier.steps=2", "verifier.batch_size=8"])
     return Bench(pack, out, **{"config": config, "settings": Settings.load(environ={}, device="cpu", compile="off"), "data": FEW, "plan": PLAN, "quiet": True, **more})
 
 def rng_noise(seed, seconds): return np.random.default_rng(seed).standard_normal(int(seconds*16_000)).astype(np.float32)*.1

@@ -14,7 +14,7 @@ FEW = DataConfig(synthetic=40, near_misses=10, filler=24, synthetic_rooms=2, val
 
 
 def settings(): return Settings.load(environ={}, device="cpu", compile="off")
-def steps(): return preset("tiny", ["epochs=1", "steps_per_epoch=2", "warmup_steps=1", "batch.batch_size=32"])
+def steps(): return preset("tiny", ["epochs=1", "steps_per_epoch=2", "warmup_steps=1", "batch.batch_size=32", "verifier.steps=2", "verifier.batch_size=8"])
 def noise(seed, seconds=.8): return (np.random.default_rng(seed).normal(size=int(seconds*16_000))*.1*np.hanning(int(seconds*16_000))).astype(np.float32)
 
 

@@ -9,7 +9,7 @@ from wakekit.env import Settings
 from wakekit.learn.train import Trainer, own_device, preset, train
 
 DATA = DataConfig(phrase="computer", synthetic=30, near_misses=16, filler=12, synthetic_rooms=2, valid_voices=.3)
-TINY = ["epochs=2", "steps_per_epoch=3", "warmup_steps=2", "mine_from=1", "mine_every=1", "hard_windows=20", "batch.batch_size=32"]
+TINY = ["epochs=2", "steps_per_epoch=3", "warmup_steps=2", "mine_from=1", "mine_every=1", "hard_windows=20", "batch.batch_size=32", "verifier.steps=2", "verifier.batch_size=8"]
 SETTINGS = dict(environ={}, device="cpu", compile="off")
 
 

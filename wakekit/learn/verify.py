@@ -16,7 +16,7 @@ from ..data.batches import BatchConfig, Batches, TrainingSet
 from .metrics import smooth_scores
 from .models import WakeModel
 from .objective import TrainConfig, average_into, batch_features, learning_rate, mine, score_background
-from .verifier import Verifier
+from .verifier import Verifier, at_rate
 
 # %% ../../nbs/learn/25_verify.ipynb #cc885204
 MINED_PER_HOUR = 400 # Moments of the background at which the second look learns to say no
@@ -60,7 +60,8 @@ def _learn(verifier, data, config, hard, device, quiet):
         for i in range(own.steps):
             batch = batches[i]
             for group in opt.param_groups: group["lr"] = learning_rate(own.lr, 40, own.steps, i)
-            with torch.no_grad(): heard = verifier.encoder(batch_features(batch, verifier.features, rooms))
+            rate = own.rates[i%len(own.rates)]
+            with torch.no_grad(): heard = verifier.encoder(at_rate(batch_features(batch, verifier.features, rooms), rate))
             wanted = torch.full((len(heard),), .02, device=device)
             wanted[:batch.n_positive] = .98
             loss = F.binary_cross_entropy_with_logits(verifier.head(heard), wanted)

@@ -80,8 +80,7 @@ def test_bad_usage_is_2(line, capsys):
 
 @pytest.mark.parametrize("line, says", [("detect nowhere.wake a.wav", "does not exist"), ("data list cellar", "data create cellar"), ("train cellar", "no dataset"), ("data import cellar .", "no dataset"),
                                         ("evaluate nowhere.wake --positives . --background .", "does not exist"), ("quantize nowhere.wake", "does not exist"), ("export --run . --out o", "no training"),
-                                        ("doctor --env-file nowhere.env", "no settings file"), ("synth ヘイ --dataset d --count 1", "language"), ("bench accuracy --audio .", "manifest.csv"),
-                                        ("bench accuracy --audio . --protocol E", "enrol")])
+                                        ("doctor --env-file nowhere.env", "no settings file"), ("synth ヘイ --dataset d --count 1", "language"), ("bench accuracy --audio .", "manifest.csv")])
 def test_failures_are_1_and_one_line(line, says, capsys):
     assert main(line.split()) == 1
     assert says in one_error_line(capsys) and not list(Path().rglob("dataset.json"))

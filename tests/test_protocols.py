@@ -254,9 +254,17 @@ def test_another_enrolment_is_another_row(pack, tmp_path, known):
     assert [r["at"]["own"]["same"]["missed"] for r in run_protocol(bench, "E", enrol=b)] == [1, 1]
 
 
-def test_e_without_enrol_fails_before_anything_runs(pack, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "run_protocol", lambda *a: pytest.fail("something ran"))
-    with pytest.raises(WakekitError, match="enrol"): bench_accuracy(a_bench(pack, tmp_path), ("Z", "E"))
+def test_who_cannot_enrol_is_missed(pack, tmp_path):
+    def refuses(takes, folder, settings): raise AudioError("take 2 is another word")
+    pair = enrol_pairs(audio_pack(pack), "words/toy", 1)[0]
+    row = enrol_row(a_bench(pack, tmp_path), "words/toy", pair, refuses)
+    at = row["at"]["strict"]
+    assert row["refused"] == "take 2 is another word" and at["same"]["missed"] == at["same"]["n"] == len(pair.same) and at["words"]["fires"] == 0
+
+
+def test_the_packages_own_enrolment(pack, tmp_path):
+    rows = list(run_protocol(a_bench(pack, tmp_path, plan=PLAN.replace(enrol=(("words/toy", 1),))), "E"))
+    assert [r["by"] for r in rows] == ["wakekit.learn.enrol.enrol"] and set(rows[0]["at"]) == {"strict", "own"} and rows[0]["refused"] is None
 
 
 # --- all of it

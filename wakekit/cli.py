@@ -390,7 +390,7 @@ def _export(a):
 @_command("bench accuracy", "Train and judge on a pack of real recordings, by protocols that anyone can rerun; the same command again resumes",
           "wakekit bench accuracy --audio ../shared/audio --words computer --out runs/bench\nwakekit bench accuracy --audio ../shared/audio --protocol Z,N,R --json",
           arg("--audio", required=True, metavar="DIR", help="the pack, with its manifest.csv"),
-          arg("--protocol", default="half", metavar="P", help="half; Z (text alone), Z0 (nothing of the pack), N (near misses), R (noise, rooms), F (few recordings), E (enrolment, from Python only: it is given a function), with commas; all is Z,Z0,N,R,F (half)"),
+          arg("--protocol", default="half", metavar="P", help="half; Z (text alone), Z0 (nothing of the pack), N (near misses), R (noise, rooms), F (few recordings), E (enrolment), with commas; all is all but half (half)"),
           arg("--words", nargs="+", default=[], metavar="WORD", help="folders below wake/ (all of them; for half computer and view_glass)"), arg("--out", default="runs/bench", metavar="DIR"),
           arg("--plan", action="append", default=[], metavar="FIELD=VALUE", help="how much of a protocol to run: few=[50], draws=[1], near_misses=40; may be repeated"), *(x for x in _learning if x[0][0] != "--language"))
 def _bench_accuracy(a):

@@ -24,6 +24,7 @@ class DataConfig(Config):
     language:str="en-us"      # Of the phrase
     synthetic:int=2000        # Synthesized clips of the phrase
     near_misses:int=1400      # Synthesized clips of phrases that sound alike
+    near_miss_texts:int=600 # Different texts among them
     filler:int=1300           # Sentences, as background speech
     people:float=.75          # Share of all these by people of the voice bank; the rest by other synthesizers
     recode:float|None=None    # Share of recorded background that passes through the bank's codes; None: as many as calls are synthetic
@@ -87,7 +88,7 @@ def synthetic_items(
     "Speak the phrase, what sounds like it, and sentences that have nothing to do with it"
     number = ("train", "valid", "test").index(side)
     share, voices, seed = (1, config.valid_voices, config.test_voices)[number], voice_sides(config)[side], 1000*config.seed + number
-    texts = dict(synthetic=lambda: [config.phrase], near_miss=lambda: [m.text for m in near_misses(config.phrase, config.language, 150, config.seed)],
+    texts = dict(synthetic=lambda: [config.phrase], near_miss=lambda: [m.text for m in near_misses(config.phrase, config.language, config.near_miss_texts, config.seed)],
                  filler=lambda: filler_texts(config, max(1, int(config.filler*(1 - config.people)*share)), seed))
     counts = dict(synthetic=config.synthetic, near_miss=config.near_misses, filler=config.filler)
     for label in labels:

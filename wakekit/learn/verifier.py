@@ -32,9 +32,9 @@ def at_rate(
 )->torch.Tensor:      # The same shape; before what was shortened there is silence
     "A window whose sounds are shortened"
     if rate==1: return mel
-    n = mel.shape[-1]
+    n = int(mel.shape[-1])  # not a tensor while it is traced
     short = F.interpolate(mel, size=round(n*rate), mode="linear", align_corners=False)
-    return torch.cat([mel.amin((1, 2), keepdim=True).expand(-1, mel.shape[1], n - short.shape[-1]), short], -1)
+    return torch.cat([mel.amin((1, 2), keepdim=True).expand(-1, mel.shape[1], n - round(n*rate)), short], -1)
 
 # %% ../../nbs/learn/21_verifier.ipynb #9c9a6a4d
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class VerifierConfig(Config):
     frames:int=256       # Of the window, 10 ms each
     head_channels:int=64 # Width of the head
     rates:tuple=(1., .87, .75) # The window is heard at each of these lengths, and the logits are averaged: people who speak slowly
-    steps:int=150        # Batches that the head is trained for; 0: no second look
+    steps:int=240        # Batches that the head is trained for; 0: no second look
     batch_size:int=96    # Windows in one
     lr:float=3e-3        # Highest learning rate, cosine to zero
     opens_per_hour:float=200. # How often the first look may ask for a second one, per hour of talk
     every_ms:int=100     # Between two looks while the first one stays convinced
-    first_weight:float=.5# Of the first look's logit beside the second one's
+    first_weight:float=.2# Of the first look's logit beside the second one's
     features:FeatureConfig=FeatureConfig() # Front end
 
 class Block(nn.Module):

@@ -41,7 +41,7 @@ def verifier_batches(
 )->Batches:            # As many as it trains for
     "Calls, near misses, halves, and what fooled the first look"
     own, step = config.verifier, 2*config.verifier.features.hop_length
-    mix = BatchConfig(batch_size=own.batch_size, positive=.35, cut=.06, near_miss=.15, isolated=.06, hard=.25, end_steps=(3, 25), synthetic=config.batch.synthetic, babble=config.batch.babble)
+    mix = BatchConfig(batch_size=own.batch_size, positive=.3, cut=.06, near_miss=.3, isolated=.06, hard=.2, end_steps=(3, 25), synthetic=config.batch.synthetic, babble=config.batch.babble)
     return Batches(data, mix, config.augment, verifier.samples - (mix.out_steps - 1)*step, step, own.steps, config.seed, 1_000_000, hard)
 
 # %% ../../nbs/learn/25_verify.ipynb #6552e4f7

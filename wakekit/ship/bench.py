@@ -153,7 +153,7 @@ class ProtocolConfig(Config):
     snrs_db:tuple=(20, 10, 5, 0)  # R: speech-to-noise ratios, dB
     room_snrs_db:tuple=(None, 10) # R: the same in rooms; None is without noise
     robust_few:int=0              # R: also for F's first draw of this size; 0: for Z alone
-    enrol:tuple=(("words/dsp", 12), ("words/arabic", 6)) # E: folder, and (speaker, word) pairs of it
+    enrol:tuple=(("words/dsp", 32), ("words/arabic", 36)) # E: folder, and (speaker, word) pairs of it
     takes:int=3                   # E: recordings to enrol with; one is always left to judge on
     other_words_fire:float=.01    # E: share of the same speaker's other words that may fire
 

@@ -13,13 +13,14 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from ..core import SAMPLE_RATE, AudioError, ConfigError, WakekitError, jsonable, write_json
+from ..core import SAMPLE_RATE, AudioError, ConfigError, jsonable, write_json
 from ..data.audio import load_audio, rms_db
 from ..data.augment import prepare_room
 from ..data.spoken import voice_sides
 from ..data.phrases import near_misses
 from ..data.synth import draw_utterances, phonemize, synthesize
 from ..data.voices import all_synthesizers
+from ..learn.enrol import enrol as enrol_takes
 from ..learn.metrics import measure, operating_point, smooth_scores, wilson_interval
 from .bench import UNNAMED, Bench, few_split, once, row_name, summary, train_row, under, unseen
 from .evaluate import Recording, hear_background, hear_positives, in_its_room
@@ -168,7 +169,7 @@ def miss_kinds(
     seed:int=1, # Of the list
 )->dict:        # Text → (kind, whether training had this text in other voices)
     "Texts that must not wake"
-    learned = {m.text for m in near_misses(data.phrase, data.language, 150, data.seed)}
+    learned = {m.text for m in near_misses(data.phrase, data.language, data.near_miss_texts, data.seed)}
     found = near_misses(data.phrase, data.language, n, seed)
     return {m.text: (m.kind, m.text in learned) for m in found if not holds(m.text, data.phrase, data.language)}
 
@@ -263,13 +264,14 @@ def enrol_row(
     bench:Bench, # Pack and plan
     source:str,  # Folder of the pair, such as `words/dsp`
     pair:Pair,   # Who and what
-    enrol,       # (waveforms, folder, settings) → object with `score(waveform)`, and perhaps `threshold`
+    enrol=enrol_takes, # (waveforms, folder, settings) → object with `score(waveform)`, and perhaps `threshold`
 )->dict:         # The row
     "Enrol a word and judge it"
     allowed = bench.plan.other_words_fire
     def work(folder):
-        detector = enrol([load_audio(bench.path(r)) for r in pair.learn], folder/"enrolled", bench.settings)
-        hear = lambda rows: np.array([float(detector.score(load_audio(bench.path(r)))) for r in rows])
+        try: detector, refused = enrol([load_audio(bench.path(r)) for r in pair.learn], folder/"enrolled", bench.settings), None
+        except AudioError as e: detector, refused = None, str(e)  # nothing was enrolled, so all that follows is missed
+        hear = lambda rows: np.array([float(detector.score(load_audio(bench.path(r)))) if detector else 0. for r in rows])
         same, words, people = map(hear, (pair.same, pair.other_words, pair.other_people))
         strict = float(np.nextafter(np.sort(words)[::-1][int(allowed*len(words))], np.inf)) if len(words) else 0.
         def figures(t):
@@ -277,7 +279,7 @@ def enrol_row(
             return dict(threshold=t, same=miss(same), people=miss(people), words=_share(words, t))
         own = getattr(detector, "threshold", None)
         at = dict(strict=figures(strict), **({} if own is None else dict(own=figures(float(own)))))
-        return dict(at=at, scores=dict(same=same, words=words, people=people), cannot_show=CANNOT_SHOW["E"])
+        return dict(at=at, refused=refused, scores=dict(same=same, words=words, people=people), cannot_show=CANNOT_SHOW["E"])
     language = pair.learn[0].get("language", "")
     return once(bench, f"E/{source.replace('/', '-')}/{pair.speaker}-{pair.word}".replace(" ", "_"), work, source=source, speaker=pair.speaker, word=pair.word, phrase=pair.word.replace("_", " "), language=language,
                 learned=[r["path"] for r in pair.learn], allowed=allowed, by=f"{getattr(enrol, '__module__', '')}.{getattr(enrol, '__qualname__', type(enrol).__name__)}")
@@ -289,7 +291,7 @@ def which_protocols(
     text:str, # `Z,N,R`, `all` (but half) or `half`
 )->tuple:     # Names
     "Read what was asked for"
-    names = tuple(PROTOCOLS[1:-1] if text.strip().lower()=="all" else dict.fromkeys(t.strip() for t in text.split(",") if t.strip()))
+    names = tuple(PROTOCOLS[1:] if text.strip().lower()=="all" else dict.fromkeys(t.strip() for t in text.split(",") if t.strip()))
     known = {p.lower(): p for p in PROTOCOLS}
     if not names or any(n.lower() not in known for n in names): raise ConfigError(f"there is no protocol {text!r}: give some of {', '.join(PROTOCOLS)}, with commas, or all")
     return tuple(known[n.lower()] for n in names)
@@ -306,7 +308,7 @@ def run_protocol(
     bench:Bench,   # Pack and plan
     protocol:str,  # One of `PROTOCOLS`
     words=(),      # Folders below `wake/`; all by default
-    enrol=None,    # For E
+    enrol=enrol_takes, # For E
 ):                 # Iterator of rows, each written as soon as it is there
     "The rows of a protocol"
     plan, zero = bench.plan, lambda w: (train_row(bench, "Z", w), Path(bench.out)/"Z"/w)
@@ -327,10 +329,9 @@ def bench_accuracy(
     bench:Bench,          # Pack, how to train, how much of each protocol, where to
     protocols=("half",),  # From `which_protocols`
     words=(),             # Folders below `wake/`; default: all, and of half computer and view_glass
-    enrol=None,           # (waveforms, folder, settings) → object with `score(waveform)`, for E
+    enrol=enrol_takes,    # (waveforms, folder, settings) → object with `score(waveform)`, for E
 )->dict:                  # `rows`, `pooled`, command, versions, machine
     "Run protocols, or read what was run, and write `accuracy.json`, `summary.json`, `accuracy.md` and pictures"
-    if "E" in protocols and enrol is None: raise WakekitError("Protocol E needs `enrol`, a function (takes, folder, settings) that returns an object with score(waveform): leave E out, or pass one to bench_accuracy")
     for p in protocols: _words(bench, p, words)
     rows, out = [r for p in protocols for r in run_protocol(bench, p, words, enrol)], Path(bench.out)
     found = dict(rows=rows, pooled=pooled(rows, bench.plan.target), command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), plan=bench.plan.to_dict(), versions=versions(),

@@ -24,7 +24,7 @@ class DataConfig(Config):
     language:str="en-us"      # Of the phrase
     synthetic:int=2000        # Synthesized clips of the phrase
     near_misses:int=1400      # Synthesized clips of phrases that sound alike
-    near_miss_texts:int=600 # Different texts among them
+    near_miss_texts:int=150 # Different texts among them
     filler:int=1300           # Sentences, as background speech
     people:float=.75          # Share of all these by people of the voice bank; the rest by other synthesizers
     recode:float|None=None    # Share of recorded background that passes through the bank's codes; None: as many as calls are synthetic

@@ -98,7 +98,8 @@ def train_verifier(
             return verifier
     verifier.to(device)
     hard = fooled(copy.deepcopy(model).to(device).eval(), data, max(1, round(config.smooth_ms*SAMPLE_RATE/1000/model.step_samples)), device)
-    head, loss = _learn(verifier, data, config, hard, device, quiet)
+    try: head, loss = _learn(verifier, data, config, hard, device, quiet)
+    except KeyboardInterrupt: raise KeyboardInterrupt("stopped in the second look's training; the first look is trained, and the same command goes on from there") from None
     verifier.head.load_state_dict(head.state_dict())
     verifier.cpu().eval()
     with atomic_write(path) as f: torch.save(dict(identity=identity, config=config.verifier.to_json(), weights=verifier.state_dict()), f)

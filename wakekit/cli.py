@@ -405,11 +405,11 @@ def _bench_accuracy(a):
 
 # %% ../nbs/50_cli.ipynb #12945b84
 @_command("pretrain", "Make the voice bank and the encoder of the package again; hours, and the same command again resumes", "wakekit pretrain --audio ../shared/audio --out pretrained\nwakekit pretrain --audio ../shared/audio --out trial --quick",
-          arg("--audio", required=True, metavar="DIR", help="the pack, with its manifest.csv"), arg("--out", required=True, metavar="DIR", help="where voices.npz, encoder.pt and the stages go"), arg("--quick", action="store_true", help="little of everything, to try whether it runs"),
+          arg("--audio", required=True, metavar="DIR", help="the pack, with its manifest.csv"), arg("--out", required=True, metavar="DIR", help="where voices.npz, encoder.pt, verifier.pt and the stages go"), arg("--quick", action="store_true", help="little of everything, to try whether it runs"),
           _learning[3], arg("--set", action="append", default=[], metavar="FIELD=VALUE", help='change how much: steps=9000, networks=["fast","tiny"]; may be repeated'))
 def _pretrain(a):
     from wakekit.env import resolve_device
     from wakekit.learn import pretrain, takes
     with _as_usage(): config = (takes.QUICK if a.quick else takes.PretrainConfig()).override(a.set)
     found = pretrain.pretrain(a.audio, a.out, config, resolve_device(_settings(a).device))
-    show(a, found, plain("\n".join(["| kind | source | recordings | hours | licence |", *(f"| {r['kind']} | {r['source']} | {r['recordings']} | {r['hours']:.2f} | {r['licence']} |" for r in found["sources"])])) + f"\n\nwritten: {Path(a.out)/'voices.npz'} and {Path(a.out)/'encoder.pt'}\nto ship them, copy them to wakekit/data and wakekit/learn")
+    show(a, found, plain("\n".join(["| kind | source | recordings | hours | licence |", *(f"| {r['kind']} | {r['source']} | {r['recordings']} | {r['hours']:.2f} | {r['licence']} |" for r in found["sources"])])) + f"\n\nwritten: voices.npz, encoder.pt and verifier.pt in {a.out}\nto ship them, copy them to wakekit/data and wakekit/learn")

@@ -76,6 +76,7 @@ def _learn(verifier, data, config, hard, device, quiet):
             bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
     return kept, float(np.mean(losses[-50:]))
 
+# %% ../../nbs/learn/25_verify.ipynb #f97f9c1a
 def train_verifier(
     model:WakeModel,    # The first look, trained, eval mode
     data:TrainingSet,   # To learn from

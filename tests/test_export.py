@@ -96,7 +96,7 @@ def test_both_looks_are_judged_together(both, world):
     assert v["open_at"] == point["threshold"] >= .001 and point["false_reject_rate"] <= E.NEVER_SEEN
     assert metrics["size"]["verifier_parameters"] == v["parameters"]
     assert "second look: " in (b.path/"README.md").read_text(encoding="utf-8")
-    assert "pretrained encoder" in (b.path/"LICENSES.md").read_text(encoding="utf-8")
+    assert "second look, learned from" in (b.path/"LICENSES.md").read_text(encoding="utf-8")
     valid = world[1][1]
     x = valid.background.pcm[:4*16_000]
     gate, whole = Detector(b, verify=False), Detector(b)

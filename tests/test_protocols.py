@@ -260,6 +260,8 @@ def test_who_cannot_enrol_is_missed(pack, tmp_path):
     row = enrol_row(a_bench(pack, tmp_path), "words/toy", pair, refuses)
     at = row["at"]["strict"]
     assert row["refused"] == "take 2 is another word" and at["same"]["missed"] == at["same"]["n"] == len(pair.same) and at["words"]["fires"] == 0
+    own = row["at"]["own"]["same"]
+    assert own["missed"] == own["n"] == len(pair.same)
 
 
 def test_the_packages_own_enrolment(pack, tmp_path):

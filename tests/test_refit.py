@@ -90,6 +90,7 @@ def test_a_training_without_its_second_look_is_not_done(tmp_path):
     from wakekit.learn.models import WakeModel
     from wakekit.learn.train import preset
     from wakekit.learn.verifier import Verifier
+    from wakekit.learn.verify import identity
     from wakekit.ship.export import write_verifier
     from wakekit.ship.refit import _result
     pytest.importorskip("onnx")
@@ -99,10 +100,13 @@ def test_a_training_without_its_second_look_is_not_done(tmp_path):
     torch.save(dict(identity=json.dumps(dict(config=config.to_dict(), train="x")), best=best, epoch=2, history="[]"), tmp_path/"checkpoint.pt")
     with pytest.raises(TrainError, match="second look"): _result(tmp_path/"checkpoint.pt", False)
     assert _result(tmp_path/"checkpoint.pt", True).verifier is None
-    torch.manual_seed(0)
-    write_verifier(Verifier().eval(), tmp_path)
+    second = Verifier(config.verifier).eval()
+    write_verifier(second, tmp_path)  # of nobody knows which first look
+    with pytest.raises(TrainError, match="second look"): _result(tmp_path/"checkpoint.pt", False)
+    own = identity(model.eval(), second.encoder, "x", config)
+    torch.save(dict(identity=own, config=config.verifier.to_json(), weights=second.state_dict()), tmp_path/"verifier.pt")
     found = _result(tmp_path/"checkpoint.pt", False).verifier
-    assert not found.training and all(torch.isfinite(p).all() for p in found.parameters())
+    assert torch.equal(found.head.out[1].weight, second.head.out[1].weight) and not found.training and all(torch.isfinite(p).all() for p in found.parameters())
 
 
 def test_a_second_look_is_kept(tmp_path):

@@ -102,7 +102,7 @@ def strangers(
     encoder:Encoder,  # What listens
     config:EnrolConfig=EnrolConfig(), # How many pieces
 )->Strangers:         # Kept for the next time
-    "Pieces of what people of the voice bank said, 0.4 to 1.1 s long"
+    "Pieces of what people of the voice bank said, 0.3 to 1.1 s long"
     bank, rng, found = voice_bank(), np.random.default_rng(0), []
     starts = np.searchsorted(bank.sentence, np.arange(len(bank.who) + 1))
     for k in rng.permutation(len(bank.who))[:config.segments]:

@@ -19,7 +19,7 @@ from ..data.cache import PcmCache
 from ..data.sounds import SONOROUS
 from ..data.voices import _unpack
 from .align import Alignment, Sentence, line
-from .encode import Timeline, learn_encoder, learn_verifier_encoder
+from .encode import SPEEDS, Timeline, learn_encoder, learn_verifier_encoder
 from .models import encoder_key
 from .objective import PRESETS
 from .takes import PretrainConfig, align_takes, bank_speech, fitting, heard_rows, other_voices, people, stage_key, synthetic_speech
@@ -195,7 +195,7 @@ def pretrain(
     about = sources(takes, rows, config)
     with atomic_write(out/"voices.npz") as f: np.savez(f, **bank_arrays(takes, pictures, aligned, config.stages, config.seed), about=json.dumps(about))
     noise, rooms = _noise_and_rooms(audio, rows, work)
-    key = stage_key([(t.kind, str(t.cache.names[t.item]), t.text) for t in takes], synthetic[0].key, noise.key, config.to_json())
+    key = stage_key([(t.kind, str(t.cache.names[t.item]), t.text) for t in takes], synthetic[0].key, noise.key, config.replace(verifier_steps=0, verifier_batch=1, verifier_lr=1., verifier_shares=(1.,), bank_calls=0, bank_sentences=0).to_json())
     own = [k for k, t in enumerate(takes) if t.kind in config.kinds]
     lines = timelines([takes[k] for k in own], [aligned[k] for k in own], synthetic, seed=config.seed)
     learned = [_encoder(name, lines, noise, rooms, config, device, work, key) for name in config.networks]
@@ -204,6 +204,6 @@ def pretrain(
     with atomic_write(out/"encoder.pt") as f: torch.save(dict(weights={k: weights for k, weights, _ in learned}, about=about), f)
     if config.verifier_steps:
         by_bank = bank_speech(_unpack(np.load(out/"voices.npz")), [*texts, *(t.text for t in takes)], work, config)
-        weights, right = _verifier(timelines(takes, aligned, synthetic, by_bank, seed=config.seed), noise, rooms, config, device, work, key)
+        weights, right = _verifier(timelines(takes, aligned, synthetic, by_bank, seed=config.seed), noise, rooms, config, device, work, stage_key(key, by_bank[0].key, config.to_json(), VerifierConfig().to_json(), SPEEDS))
         with atomic_write(out/"verifier.pt") as f: torch.save(dict(weights=weights, about={**about, "frame_accuracy": right, "steps": config.verifier_steps}), f)
     return about

@@ -17,7 +17,7 @@ from ..data.batches import Batches, TrainingSet
 from ..env import Settings
 from .models import WakeModel, warm_start
 from .objective import JUDGED_AT, TrainConfig, average_into, batch_features, detection_loss, learning_rate, mine, preset, score_background, validate
-from .verifier import Verifier
+from .verifier import Verifier, pretrained_encoder
 from .verify import train_verifier
 
 # %% ../../nbs/learn/26_train.ipynb #47785d80
@@ -266,6 +266,7 @@ def train(
     "Train a detector: the first look, then the second one"
     settings = settings or Settings.load()
     config = config or preset(settings.preset, [f"{k}={v}" for k, v in settings.train_overrides().items()]).replace(seed=settings.seed)
+    if config.verifier.steps: pretrained_encoder(config.verifier)  # a configuration that cannot work shall fail now and not in the end
     trainer = Trainer(*data, config, folder, settings, on_event, quiet)
     result = trainer.run()
     if trainer.rank==0: result.verifier = train_verifier(result.model, data[0], trainer.config, trainer.folder, trainer.device, trainer.event, quiet)

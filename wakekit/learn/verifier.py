@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from ..core import Config
+from ..core import Config, ConfigError
 from ..data.mel import FeatureConfig
 from ..data.sounds import PHONES
 from .features import LogMel
@@ -97,8 +97,10 @@ def pretrained_encoder(
 )->Encoder:                                 # Eval mode, CPU
     "The encoder that comes with the package"
     encoder = Encoder(config)
+    if not config.rates or not all(.4<=r<=1 for r in config.rates): raise ConfigError(f"verifier.rates are lengths between 0.4 and 1, at least one of them, not {config.rates}")
     with (importlib.resources.files("wakekit.learn")/"verifier.pt").open("rb") as f: kept = torch.load(f, map_location="cpu", weights_only=True)
-    encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in kept["weights"].items()})
+    try: encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in kept["weights"].items()})
+    except RuntimeError as e: raise ConfigError("verifier.channels, verifier.dilations and verifier.features must be those of the shipped encoder: leave them as they are, or make another encoder with wakekit pretrain") from e
     return encoder.eval()
 
 # %% ../../nbs/learn/21_verifier.ipynb #9cf65bb6

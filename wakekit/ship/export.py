@@ -23,7 +23,7 @@ from ..learn.metrics import OperatingPoint, det_curve, measure, operating_point
 from ..learn.models import ModelConfig, StreamingModel, WakeModel, model_size
 from ..learn.train import TrainResult
 from ..learn.verifier import Encoder, Verifier, VerifierConfig
-from .card import ENCODER, LICENCES, model_card, spoken
+from .card import ENCODER, LICENCES, SECOND, model_card, spoken
 from .evaluate import TARGETS, Gate, Gates, Recording, Report, hear_background, hear_positives
 from .quantize import calibration_feeds, quantize_files
 from .stream import Bundle, Detector
@@ -207,7 +207,8 @@ def judge(
     counted = operating_point(peaks, heard.scores, heard.hours, target, size).threshold
     feared = tail_threshold(np.maximum.reduceat(heard.scores, np.arange(0, len(heard.scores), size)), heard.hours, target)
     if bundle.verifier and not feared: feared = .5 # the second look was hardly asked: an even chance
-    threshold = max(counted, min(feared, float(np.quantile(peaks, MOST_GIVEN_UP))))
+    reached = peaks[peaks>0] if (peaks>0).any() else peaks # no threshold regains a call that the first look withheld
+    threshold = max(counted, min(feared, float(np.quantile(reached, MOST_GIVEN_UP))))
     own = measure(threshold, peaks, heard.scores, heard.hours, size)
     points = [operating_point(peaks, heard.scores, heard.hours, t, size) for t in TARGETS]
     return Report(str(bundle.path), graph, bundle.phrase, points, own, det_curve(peaks, heard.scores, heard.hours, size), calls, heard,
@@ -364,6 +365,6 @@ def export(
         write_json(folder/"metrics.json", jsonable(dict(held_out={n: r.to_dict() for n, r in reports.items()}, parity=proof, training=result.history, best_epoch=result.best_epoch, size=size)))
         manifest["files"] = file_facts(folder)
         (folder/"README.md").write_text(model_card(manifest, reports, proof, result.model, data), encoding="utf-8")
-        (folder/"LICENSES.md").write_text(LICENCES.format(rows="\n".join(f"- {l}" for l in [*spoken(data), *([ENCODER] if result.config.start=="encoder" or result.verifier else []), *licences])), encoding="utf-8")
+        (folder/"LICENSES.md").write_text(LICENCES.format(rows="\n".join(f"- {l}" for l in [*spoken(data), *([ENCODER] if result.config.start=="encoder" else []), *([SECOND] if result.verifier else []), *licences])), encoding="utf-8")
         save()
     return Bundle.load(out)

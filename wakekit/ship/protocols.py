@@ -273,11 +273,11 @@ def enrol_row(
         except AudioError as e: detector, refused = None, str(e)  # nothing was enrolled, so all that follows is missed
         hear = lambda rows: np.array([float(detector.score(load_audio(bench.path(r)))) if detector else 0. for r in rows])
         same, words, people = map(hear, (pair.same, pair.other_words, pair.other_people))
-        strict = float(np.nextafter(np.sort(words)[::-1][int(allowed*len(words))], np.inf)) if len(words) else 0.
+        strict = float(np.nextafter(np.sort(words)[::-1][int(allowed*len(words))], np.inf)) if len(words) else 0. if detector else 1.
         def figures(t):
             miss = lambda p: dict(n=len(p), missed=int(np.sum(p<t)))
             return dict(threshold=t, same=miss(same), people=miss(people), words=_share(words, t))
-        own = getattr(detector, "threshold", None)
+        own = getattr(detector, "threshold", None) if detector else 1.
         at = dict(strict=figures(strict), **({} if own is None else dict(own=figures(float(own)))))
         return dict(at=at, refused=refused, scores=dict(same=same, words=words, people=people), cannot_show=CANNOT_SHOW["E"])
     language = pair.learn[0].get("language", "")

@@ -21,6 +21,7 @@ from ..env import Settings
 from ..learn.metrics import smooth_scores
 from ..learn.models import StreamingModel, WakeModel
 from ..learn.train import TrainConfig, TrainResult
+from ..learn.verify import identity as belongs
 from .export import export, file_facts, load_model, load_verifier, replacing, to_onnx, to_torchscript
 from .quantize import calibration_feeds, quantize_files
 from .stream import Bundle, Detector
@@ -53,7 +54,7 @@ def matched_threshold(
     least:int=20,      # Steps that must lie on either side
 )->tuple:              # (threshold of the twin, how it was found)
     "Threshold at which the twin is over it as often as the float graph is"
-    if (scores==0).any(): return float(threshold), "kept from float32: the second look decides, and it is the same for both"
+    if (scores==0).any(): return float(threshold), "kept from float32: where the first look is not convinced there is no score to match"
     over = int((scores >= threshold).sum())
     if min(over, len(scores) - over) < least: return float(threshold), f"kept from float32: only {over} of {len(scores)} calibration scores reach it"
     ranked = np.sort(twin)[::-1]
@@ -173,11 +174,12 @@ def _result(checkpoint, force):
     config = TrainConfig.from_dict(identity["config"])
     if best is None or (state["epoch"] < config.epochs and not force):
         raise TrainError(f"this training stopped after epoch {state['epoch']} of {config.epochs}: the command that started it goes on" + (", or --force exports its best epoch" if best else ""))
-    verifier = load_verifier(checkpoint.parent)
-    if verifier is None and identity["config"].get("verifier", {}).get("steps") and not force:
-        raise TrainError("this training stopped before its second look was learned: the command that started it goes on, or --force exports the first look alone")
     model = WakeModel(config.model)
     model.load_state_dict(best["weights"])
+    verifier = load_verifier(checkpoint.parent) if config.verifier.steps else None
+    if verifier is not None and torch.load(checkpoint.parent/"verifier.pt", map_location="cpu", weights_only=True).get("identity")!=belongs(model.eval(), verifier.encoder, identity["train"], config): verifier = None  # of an earlier run
+    if verifier is None and identity["config"].get("verifier", {}).get("steps") and not force:
+        raise TrainError("this training stopped before its second look was learned: the command that started it goes on, or --force exports the first look alone")
     return TrainResult(model.eval(), config, json.loads(state["history"]), best["epoch"], best["threshold"], identity["train"], checkpoint.parent, verifier)
 
 # %% ../../nbs/ship/38_refit.ipynb #34c83d51

@@ -19,7 +19,7 @@ from wakekit.ship.stream import Bundle
 from wakekit.ship.toy import chime, toy_bundle
 
 TYPED = [sys.executable, "-c", "import sys; from wakekit.cli import main; sys.exit(main())"]
-SMALL = ("--preset tiny --set steps_per_epoch=6 --set batch.batch_size=32 --set warmup_steps=2 --set mine_from=1 --set mine_every=1 --set hard_windows=50 "
+SMALL = ("--preset tiny --set steps_per_epoch=6 --set batch.batch_size=32 --set warmup_steps=2 --set mine_from=1 --set mine_every=1 --set hard_windows=50 --set verifier.steps=2 --set verifier.batch_size=8 "
          "--set data.synthetic=50 --set data.near_misses=20 --set data.filler=24 --set data.synthetic_rooms=3 --device cpu").split()
 
 

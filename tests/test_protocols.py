@@ -271,7 +271,7 @@ def test_the_packages_own_enrolment(pack, tmp_path):
 
 # --- all of it
 
-@pytest.mark.parametrize("text, names", [("half", ("half",)), ("z0, f,Z", ("Z0", "F", "Z")), ("ALL", ("Z", "Z0", "N", "R", "F")), ("N,N", ("N",))])
+@pytest.mark.parametrize("text, names", [("half", ("half",)), ("z0, f,Z", ("Z0", "F", "Z")), ("ALL", ("Z", "Z0", "N", "R", "F", "E")), ("N,N", ("N",))])
 def test_protocols_are_read(text, names): assert which_protocols(text) == names
 
 @pytest.mark.parametrize("text", ["", ",", "Q", "Z;N", "half,quarter"])

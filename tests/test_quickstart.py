@@ -49,10 +49,11 @@ def test_voices_of_a_dataset_are_near_misses_and_keep_their_side(tmp_path, monke
 def test_espeak_is_named_only_where_it_spoke(tmp_path):
     from wakekit.data.batches import prepare
     from wakekit.data.recordings import Item
+    from wakekit.ship import card
     people, talk = ([Item(noise(k + n, s), f"{n} {k}") for k in range(5)] for n, s in ((0, .8), (100, 3)))
     silent = FEW.replace(synthetic=0, near_misses=0, filler=0, valid_share=.4)
-    assert exporting.spoken(prepare(tmp_path/"a", silent, people, talk)) == []
-    assert exporting.spoken(prepare(tmp_path/"b", silent.replace(filler=12), people, talk)) == [exporting.ESPEAK, exporting.PEOPLE]
+    assert card.spoken(prepare(tmp_path/"a", silent, people, talk)) == []
+    assert card.spoken(prepare(tmp_path/"b", silent.replace(filler=12), people, talk)) == [card.ESPEAK, card.PEOPLE]
 
 
 def test_nothing_of_what_was_given_can_be_used(tmp_path):

@@ -53,6 +53,7 @@ class VerifierConfig(Config):
     first_weight:float=.2# Of the first look's logit beside the second one's
     features:FeatureConfig=FeatureConfig() # Front end
 
+# %% ../../nbs/learn/21_verifier.ipynb #50ab4a08
 class Block(nn.Module):
     "Convolution over time, a gate from the average of the window, residual"
     def __init__(self,
@@ -68,6 +69,7 @@ class Block(nn.Module):
         y = F.relu(self.bn(self.conv(x)))
         return x + 2*y*self.se(y.mean(-1, keepdim=True))
 
+# %% ../../nbs/learn/21_verifier.ipynb #66a3b0fe
 class Encoder(nn.Module):
     "Log-mel of a window (batch, n_mels, frames) → what is heard at each step (batch, channels, frames/2)"
     def __init__(self,
@@ -121,6 +123,7 @@ class Head(nn.Module):
         x = self.sounds(self.drop(x))
         return self.out(x + self.phrase(x))[:, 0, 24:].topk(6, dim=1).values.mean(1)
 
+# %% ../../nbs/learn/21_verifier.ipynb #2946d4a2
 class Verifier(nn.Module):
     "Waveform of a window in, one logit out: what is exported"
     def __init__(self,

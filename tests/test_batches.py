@@ -58,6 +58,19 @@ def test_shares_that_fill_it_exactly(data):
     assert batch.pcm.shape[0] == 10 and batch.n_positive == 5
 
 
+def test_halves_that_something_else_makes_whole(data):
+    batches = make(data[0], BatchConfig(batch_size=24, positive=.25, cut=0, near_miss=0, begun=.25, ended=.5, isolated=0, hard=0))
+    batch = batches[0]
+    assert batch.n_positive == 6 and len(batch.pcm) == 24
+    for row, end in zip(batch.pcm[6:], batch.end[6:]):
+        loud = np.flatnonzero(np.abs(row.astype(int)) > 300)
+        assert batches.receptive_field <= end < batches.n and len(loud) and loud[0] < end
+    again = make(data[0], BatchConfig(batch_size=24, positive=.25, cut=0, near_miss=0, begun=.25, ended=.5, isolated=0, hard=0))[0]
+    assert np.array_equal(batch.pcm, again.pcm)
+    ended = batches._joined(np.random.default_rng(5), False)
+    assert batches.receptive_field + batches.config.end_steps[0]*batches.step <= ended[1] < batches.receptive_field + batches.config.end_steps[1]*batches.step
+
+
 def test_without_a_clip_of_the_phrase_there_is_nothing_to_learn(data, tmp_path):
     bare = PcmCache.build(tmp_path/"clips", [(word(0), "near_miss", "a", "a")])
     with pytest.raises(TrainError, match="no clip of the phrase"): make(TrainingSet(bare, data[0].background, data[0].noise, data[0].rooms))

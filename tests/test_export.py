@@ -10,6 +10,7 @@ from wakekit.data.spoken import DataConfig
 from wakekit.env import Settings
 from wakekit.learn.metrics import smooth_scores
 from wakekit.learn.models import WakeModel
+from wakekit.data.voices import phrase_states
 from wakekit.learn.verifier import Verifier
 from wakekit.learn.train import TrainResult, preset
 from wakekit.ship import export as E
@@ -48,7 +49,7 @@ def both(world, tmp_path_factory):
     "A bundle whose second look has the shipped encoder and a head that learned nothing"
     (result, sets), out = world, tmp_path_factory.mktemp("both")/"b"
     torch.manual_seed(1)
-    verifier = Verifier().eval()
+    verifier = Verifier(states=phrase_states("computer")).eval()
     with torch.no_grad(): verifier.head.out[1].weight *= 8 # answers that differ
     settings = Settings.load(environ={}, device="cpu", compile="off", quant_backend="xnnpack")
     return verifier, E.export(dataclasses.replace(result, verifier=verifier), sets, out, "computer", settings=settings, force=True)
@@ -60,7 +61,7 @@ def test_a_second_look_goes_there_and_back(both):
     assert m["schema_version"] == 2 and m["smooth_ms"] == 20 and m["receptive_field_ms"] == 2580
     assert {k: m["verifier"][k] for k in ("file", "samples", "every_ms", "smooth_ms")} == dict(file="verifier.onnx", samples=41_280, every_ms=100, smooth_ms=m["config"]["smooth_ms"])
     assert m["verifier"]["parameters"] == sum(p.numel() for p in verifier.parameters())
-    assert again.config == verifier.config and not again.training
+    assert again.config == verifier.config and again.states == verifier.states == phrase_states("computer") and not again.training
     for name, value in verifier.state_dict().items(): assert torch.equal(value, again.state_dict()[name]), name
     assert not verifier.features.exporting # the caller's is left as it was
 

@@ -189,6 +189,7 @@ def test_near_misses_are_counted_by_kind_at_both_thresholds(pack, tmp_path, monk
     target, own = row["at"]["target"], row["at"]["bundle"]
     assert target["threshold"] == .8 and own["threshold"] == Detector(tmp_path/"Z"/"computer"/"bundle").threshold < .7
     assert {k: (v["fires"], v["n"]) for k, v in target["kind"].items()} == {"part": (0, 1), "swapped": (0, 1), "sound_alike": (1, 1)} and own["kind"]["part"]["fires"] == 1
+    assert {k: (v["fires"], v["n"]) for k, v in target["apart"].items()} == {"less than 3 steps away": (1, 1), "6 steps away or more": (0, 2)}
     assert target["text"]["in training"]["fires"] == 0 and own["text"]["in training"]["fires"] == 1 and target["all"]["share"] == pytest.approx(1/3)
     assert target["phrase_fires"] | {"share_95": 0} == dict(n=40, fires=40, share=1., share_95=0) and own["people"]["fires"] == 1 and target["people"]["fires"] == 0
     assert [f["said"].split(" (")[0].split(": ")[1] for f in row["fired"]] == ["commuter", "com"] and "No recording" not in row["cannot_show"]

@@ -104,7 +104,7 @@ def test_a_training_without_its_second_look_is_not_done(tmp_path):
     write_verifier(second, tmp_path)  # of nobody knows which first look
     with pytest.raises(TrainError, match="second look"): _result(tmp_path/"checkpoint.pt", False)
     own = identity(model.eval(), second.encoder, "x", config)
-    torch.save(dict(identity=own, config=config.verifier.to_json(), weights=second.state_dict()), tmp_path/"verifier.pt")
+    torch.save(dict(identity=own, config=config.verifier.to_json(), states=second.states, weights=second.state_dict()), tmp_path/"verifier.pt")
     found = _result(tmp_path/"checkpoint.pt", False).verifier
     assert torch.equal(found.head.out[1].weight, second.head.out[1].weight) and not found.training and all(torch.isfinite(p).all() for p in found.parameters())
 

@@ -9,7 +9,9 @@ from wakekit.learn import verify
 from wakekit.learn.models import WakeModel
 from wakekit.learn.objective import TrainConfig, preset
 from wakekit.learn.train import train
-from wakekit.learn.verifier import Verifier, VerifierConfig, at_rate, level_out, pretrained_encoder
+from wakekit.data.sounds import PHONES
+from wakekit.data.voices import phrase_states
+from wakekit.learn.verifier import InTurn, Verifier, VerifierConfig, at_rate, best_path, level_out, pretrained_encoder
 from wakekit.learn.verify import fooled, train_verifier, verifier_batches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,8 +33,10 @@ def same(a, b): return all(torch.equal(x, y) for x, y in zip(a.state_dict().valu
 
 
 def test_size_is_what_the_device_was_promised():
-    assert sum(p.numel() for p in Verifier().parameters()) <= 350_000
+    long = phrase_states("wake up all of the lights in the living room and the kitchen")
+    assert len(long) > 32 and sum(p.numel() for p in Verifier(states=long).parameters()) <= 350_000
     assert Verifier().samples == 41_280
+    with torch.no_grad(): assert torch.isfinite(Verifier(states=long).eval()(torch.randn(1, 41_280))).all()
 
 
 def test_microphone_and_level_are_taken_away():
@@ -53,6 +57,60 @@ def test_rates_keep_the_end_and_the_shape(rate):
     assert short.shape == mel.shape and abs(float(short[0, 0, -1]) - 255) <= 1/rate and float(short[0, 0, 0]) <= 1
 
 
+def slow_best_path(scores, least, first):
+    "Every way through the states, one after the other"
+    states, steps = scores.shape
+    best = (-np.inf, None)
+    def go(state, begin, value, means):
+        nonlocal best
+        for end in range(begin + least, steps + 1):
+            own, kept = scores[state, begin:end], np.clip(scores[state, begin:end], -4, 3)
+            v, m = value + kept.sum(), means + own.mean()
+            if state < states - 1: go(state + 1, end, v, m)
+            elif end > first: best = max(best, (v, m))
+    for begin in range(steps): go(0, begin, 0., 0.)
+    return best[1]
+
+
+@pytest.mark.parametrize("states, steps, least, first", [(1, 9, 2, 4), (2, 10, 2, 0), (3, 11, 2, 7), (3, 9, 1, 3), (4, 8, 2, 2)])
+def test_the_best_path_is_the_best_of_all(states, steps, least, first):
+    scores = np.random.default_rng(states*steps).normal(0, 2, (5, states, steps))
+    wanted = [slow_best_path(x, least, first) for x in scores]
+    np.testing.assert_allclose(best_path(torch.from_numpy(scores), least, first), wanted, rtol=1e-6)
+
+
+def test_a_slow_speaker_is_as_good_as_a_quick_one():
+    said = torch.full((1, 3, 80), -3.)
+    for k, (a, b) in enumerate(((40, 43), (43, 46), (46, 49))): said[0, k, a:b] = 1.
+    slow = torch.full((1, 3, 80), -3.)
+    for k, (a, b) in enumerate(((30, 42), (42, 45), (45, 60))): slow[0, k, a:b] = 1.
+    assert torch.allclose(best_path(said), best_path(slow))
+
+
+def test_every_sound_must_be_there_and_in_turn():
+    states = phrase_states("computer")
+    def heard(sounds):
+        named = torch.full((1, len(PHONES), 128), -4.)
+        named[:, 0] = 4.
+        for k, p in enumerate(sounds): named[0, :, 60 + 4*k:64 + 4*k], named[0, p, 60 + 4*k:64 + 4*k] = -4., 4.
+        return InTurn(states, 8)(torch.zeros(1, 8, 128), named).item()
+    own = [s[0] for s in states]
+    assert heard(own) > heard(own[:-3]) + .5 and heard(own) > heard(own[::-1]) + .5 and heard(own) > heard([p for k, p in enumerate(own) if k != 4]) + .1
+    assert abs(heard(own) - heard([s[-1] for s in states])) < .2  # said in another accent
+
+
+def test_a_phrase_whose_sounds_nobody_knows_has_states_that_training_finds(tmp_path, sets, first):
+    assert phrase_states("hello", "no language") == ()
+    unknown, known = sets[0].states, train_verifier(first, sets[0], CONFIG, tmp_path, quiet=True)
+    assert len(known.states) == len(unknown) == len(phrase_states("computer"))
+    try:
+        sets[0].states = ()
+        (tmp_path/"free").mkdir()
+        free = train_verifier(first, sets[0], CONFIG, tmp_path/"free", quiet=True)
+    finally: sets[0].states = unknown
+    assert len(free.states) == 8 and all(torch.isfinite(p).all() for p in free.parameters())
+
+
 def test_same_seed_same_head_and_another_seed_another(tmp_path, sets, first):
     for name in "abc": (tmp_path/name).mkdir()
     one, again = (train_verifier(first, sets[0], CONFIG, tmp_path/name, quiet=True) for name in "ab")
@@ -64,7 +122,7 @@ def test_the_encoder_is_left_alone_and_the_head_is_not(tmp_path, sets, first):
     trained = train_verifier(first, sets[0], CONFIG, tmp_path, quiet=True)
     assert same(trained.encoder, pretrained_encoder()) and not trained.training
     torch.manual_seed(CONFIG.seed)
-    assert not same(trained.head, Verifier(CONFIG.verifier).head)
+    assert not same(trained.head, Verifier(CONFIG.verifier, states=sets[0].states).head)
 
 
 def test_it_is_trained_again_for_another_first_look(tmp_path, sets, first, monkeypatch):
@@ -99,7 +157,7 @@ def test_ctrl_c_says_that_the_first_look_is_kept(tmp_path, sets, first, monkeypa
 def test_what_a_batch_is_made_of(sets, first):
     hard = fooled(first, sets[0])
     batch = verifier_batches(sets[0], CONFIG.override(["verifier.batch_size=40"]), Verifier(CONFIG.verifier), hard)[0]
-    assert batch.pcm.shape == (40, 41_280) and batch.n_positive == 12
+    assert batch.pcm.shape == (40, 41_280) and batch.n_positive == 9
     ends = batch.end[:batch.n_positive]
     assert ends.min() >= 41_280 - 25*320 and ends.max() <= 41_280
     assert (np.abs(batch.pcm[:batch.n_positive].astype(int)).max(1) > 0).all()

@@ -20,6 +20,7 @@ from .cache import PcmCache
 from .recordings import Item, held_out, pieces, refusal, stretches
 from .spoken import DataConfig, same_door, synthetic_items, synthetic_share, voice_sides
 from .synth import Voice, check_phrase
+from .voices import phrase_states
 
 # %% ../../nbs/data/19_batches.ipynb #6e4396ca
 class TrainingSet:
@@ -30,8 +31,9 @@ class TrainingSet:
         noise:PcmCache,      # What is mixed under clips
         rooms:np.ndarray,    # Impulse responses, (n_rooms, taps)
         skipped:list=(),     # (name, reason) of recordings that were given and not used, or used in part
+        states:tuple=(),     # Sounds of the phrase, from `wakekit.data.voices.phrase_states`
     ):
-        self.clips, self.background, self.noise, self.rooms, self.skipped = clips, background, noise, rooms, list(skipped)
+        self.clips, self.background, self.noise, self.rooms, self.skipped, self.states = clips, background, noise, rooms, list(skipped), states
         path = clips.folder/"bounds.npy"
         if not path.exists():
             with atomic_write(path) as f: np.save(f, np.array([speech_bounds(to_float32(clips.read(i))) for i in range(len(clips))]).reshape(-1, 2))
@@ -175,7 +177,8 @@ def prepare(
     walls, silent = _rooms(rooms, config)
     left_out = _left_out([*chain(*sides), bank], silent, sum(map(len, (positives, background, noise, rooms, near_misses))))
     _check_calls(sides, positives, config)
-    return tuple(TrainingSet(c, b, bank, walls, left_out) for c, b in sides)
+    states = phrase_states(config.phrase, config.language)
+    return tuple(TrainingSet(c, b, bank, walls, left_out, states) for c, b in sides)
 
 # %% ../../nbs/data/19_batches.ipynb #62a5b314
 def place(
@@ -207,6 +210,8 @@ class BatchConfig(Config):
     synthetic:float|None=None # Of those, share spoken by a synthesizer; None: 12 in (12 + recordings)
     cut:float=.06           # Share that is only the beginning or the end of the phrase: negatives
     near_miss:float=.08     # Share of near misses: negatives
+    begun:float=0.          # Share of starts of the phrase that something else goes on from: negatives
+    ended:float=0.          # Share of ends of the phrase that something else leads up to: negatives
     isolated:float=.1       # Share of moments of the background alone in silence, like a call: negatives
     hard:float=.25          # Share of mined moments, once there are any: negatives
     babble:float=.25        # Share of windows whose noise is somebody else talking
@@ -243,8 +248,8 @@ class Batches:
         self.real, self.said, self.near = map(data.where, ("positive", "synthetic", "near_miss"))
         self.synthetic_share = 1 if not len(self.real) else synthetic_share(len(self.real)) if config.synthetic is None else config.synthetic
         if not len(self.real) + len(self.said): raise TrainError("There is no clip of the phrase: add recordings or set synthetic above 0")
-        rows = [round(s*config.batch_size) for s in (config.positive, config.cut, config.near_miss, config.isolated, config.hard)]
-        if rows[0] < 1 or sum(rows) > config.batch_size: raise ConfigError(f"positive, cut, near_miss, isolated and hard are shares of {config.batch_size} windows and make {rows}: at least one must be positive, and all of them must fit")
+        rows = [round(s*config.batch_size) for s in (config.positive, config.cut, config.near_miss, config.begun, config.ended, config.isolated, config.hard)]
+        if rows[0] < 1 or sum(rows) > config.batch_size: raise ConfigError(f"positive, cut, near_miss, begun, ended, isolated and hard are shares of {config.batch_size} windows and make {rows}: at least one must be positive, and all of them must fit")
 
     def __len__(self): return self.n_batches
 
@@ -267,6 +272,32 @@ def _miss(self:Batches, rng):
     i = rng.choice(self.near)
     x, at = self.data.clips.read(i), self.receptive_field + int(rng.integers(self.config.out_steps))*self.step
     return place(x, 0, len(x), self.data.bounds[i][1], at, self.n), at
+
+@patch
+def _something(self:Batches, rng, level, goes_on):
+    "Samples of a near miss or of the background, about as loud as `level`. Of a near miss it is the wrong end, which the phrase's own start or end cannot make whole"
+    if len(self.near) and rng.random() < .5:
+        i = rng.choice(self.near)
+        x, (start, end) = self.data.clips.read(i), self.data.bounds[i]
+        middle = int(start + (end - start)*rng.uniform(.3, .7))
+        x = x[start:middle] if goes_on else x[middle:end]
+    else: x = self.data.background.crop(rng, int(rng.uniform(.15, .6)*SAMPLE_RATE), 1)[0]
+    x = np.pad(x.astype(np.float32), (0, 160) if goes_on else (160, 0))
+    return x*(level/(1 + np.sqrt((x**2).mean()))*10**rng.uniform(-.3, .3))
+
+@patch
+def _joined(self:Batches, rng, begun):
+    "A window with the start of the phrase and something else instead of its end, or the other way round, and where it ends"
+    i = rng.choice(self.said if len(self.said) and (not len(self.real) or rng.random() < self.synthetic_share) else self.real)
+    x, (start, end) = self.data.clips.read(i).astype(np.float32), self.data.bounds[i]
+    cut, lap = int(start + (end - start)*rng.uniform(*((.4, .8) if begun else (.2, .6)))), np.linspace(0, 1, 80, dtype=np.float32)
+    other = self._something(rng, 1 + np.sqrt((x[start:end]**2).mean()), begun)
+    x = np.pad(x, 80)
+    one, two = (x[:cut + 80], other) if begun else (other, x[cut + 80:])
+    both = np.concatenate([one[:-80], one[-80:]*(1 - lap) + two[:80]*lap, two[80:]]).clip(-32768, 32767).astype(np.int16)
+    last = len(both) if begun else len(other) - 80 + end - cut
+    at = self.receptive_field + int(rng.integers(*((0, self.config.out_steps) if begun else self.config.end_steps)))*self.step
+    return place(both, 0, len(both), last, at, self.n), at
 
 @patch
 def _isolated(self:Batches, rng):
@@ -295,6 +326,7 @@ def __getitem__(self:Batches,
     n_pos = count(c.positive)
     rows = [self._positive(rng) for _ in range(n_pos)] + [self._positive(rng, cut=True) for _ in range(count(c.cut))]
     rows += [self._miss(rng) for _ in range(count(c.near_miss, len(self.near)))]
+    rows += [self._joined(rng, True) for _ in range(count(c.begun))] + [self._joined(rng, False) for _ in range(count(c.ended))]
     rows += [self._isolated(rng) for _ in range(count(c.isolated))]
     rows += [self._hard(rng) for _ in range(count(c.hard, self.hard is not None and len(self.hard)))]
     rest = b - len(rows)

@@ -58,6 +58,7 @@ class Timeline:
 
 # %% ../../nbs/learn/24_encode.ipynb #f8933258
 _BENT = AugmentConfig(p_speed=0., eq_db=3.5, warp=(.86, 1.15), p_warp=.6, p_room=.35)
+_BENT_LESS = _BENT.replace(p_room=.25, p_noise=.6, snr_db=(3., 35.)) # For the second look: what is lost in noise cannot be named, and trying costs what can
 
 class EncoderBatches:
     "Windows of speech, in noise and rooms, and the sounds to name"
@@ -71,7 +72,9 @@ class EncoderBatches:
         ends:np.ndarray,  # Sample of the window with which each frame to be named ends, any shape
         size:int,         # Windows in a batch
         seed:int=0,       # Of what is drawn
+        bent:AugmentConfig=_BENT, # What is done to them
     ):
+        self.bent = bent
         self.front, self.lines, self.shares, self.noise, self.n, self.ends, self.size = front, lines, np.array(shares)/sum(shares), noise, n, ends, size
         self.device, self.rng = front.window.device, np.random.default_rng(seed)
         self.rooms = torch.from_numpy(rooms).to(self.device)
@@ -84,7 +87,7 @@ class EncoderBatches:
             at = int(rng.integers(max(1, len(speech) - self.n)))
             pcm.append(speech.window(at, self.n))
             sounds.append(speech.sounds(at + self.ends))
-        return np.stack(pcm), self.noise.crop(rng, self.n, self.size), np.stack(sounds), draw(_BENT, self.size, rng, len(self.rooms))
+        return np.stack(pcm), self.noise.crop(rng, self.n, self.size), np.stack(sounds), draw(self.bent, self.size, rng, len(self.rooms))
 
     def apply(self, pcm, noise, sounds, draws)->tuple: # Log-mel (batch, 40, frames), sounds; tensors
         "Do it to a few windows at a time, as a CPU's cache is small"
@@ -214,7 +217,7 @@ def learn_verifier_encoder(
     named.encoder, named.forward = encoder, encoder.sounds
     frames = math.ceil(model.frames*SPEEDS[1]) + 2
     n, f = model.features.n_fft + (frames - 1)*model.features.hop_length, model.features
-    batches = EncoderBatches(front, lines, config.verifier_shares, noise, rooms, n, f.n_fft + np.arange(frames)*f.hop_length, config.verifier_batch, config.seed)
+    batches = EncoderBatches(front, lines, config.verifier_shares, noise, rooms, n, f.n_fft + np.arange(frames)*f.hop_length, config.verifier_batch, config.seed, _BENT_LESS)
     def change(mel, sounds):
         mel, sounds = at_speeds(mel, sounds, model.frames, batches.rng)
         batches.hide(mel)

@@ -35,14 +35,14 @@ def fooled(
 # %% ../../nbs/learn/25_verify.ipynb #cbad195d
 def verifier_batches(
     data:TrainingSet,  # To learn from
-    config:TrainConfig,# Augmentation, share of synthetic calls, the verifier's batches, seed
+    config:TrainConfig,# Share of synthetic calls, the verifier's batches and augmentation, seed
     verifier:Verifier, # Whose window
     hard:np.ndarray,   # From `fooled`
 )->Batches:            # As many as it trains for
-    "Calls, near misses, halves, and what fooled the first look"
+    "Calls, near misses, halves, halves that something else makes whole, and what fooled the first look"
     own, step = config.verifier, 2*config.verifier.features.hop_length
-    mix = BatchConfig(batch_size=own.batch_size, positive=.3, cut=.06, near_miss=.3, isolated=.06, hard=.2, end_steps=(3, 25), synthetic=config.batch.synthetic, babble=config.batch.babble)
-    return Batches(data, mix, config.augment, verifier.samples - (mix.out_steps - 1)*step, step, own.steps, config.seed, 1_000_000, hard)
+    mix = BatchConfig(batch_size=own.batch_size, positive=.22, cut=.045, near_miss=.22, begun=.18, ended=.09, isolated=.045, hard=.145, end_steps=(3, 25), synthetic=config.batch.synthetic, babble=config.batch.babble)
+    return Batches(data, mix, own.augment, verifier.samples - (mix.out_steps - 1)*step, step, own.steps, config.seed, 1_000_000, hard)
 
 # %% ../../nbs/learn/25_verify.ipynb #6552e4f7
 def identity(
@@ -66,10 +66,12 @@ def _learn(verifier, data, config, hard, device, quiet):
             batch = batches[i]
             for group in opt.param_groups: group["lr"] = learning_rate(own.lr, 40, own.steps, i)
             rate = own.rates[i%len(own.rates)]
-            with torch.no_grad(): heard = verifier.encoder(at_rate(batch_features(batch, verifier.features, rooms), rate))
+            with torch.no_grad():
+                heard = verifier.encoder(at_rate(batch_features(batch, verifier.features, rooms), rate))
+                named = verifier.encoder.head(heard)
             wanted = torch.full((len(heard),), .02, device=device)
             wanted[:batch.n_positive] = .98
-            loss = F.binary_cross_entropy_with_logits(verifier.head(heard), wanted)
+            loss = sum(F.binary_cross_entropy_with_logits(logit, wanted) for logit in verifier.head.opinions(heard, named))/2
             opt.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(verifier.head.parameters(), config.grad_clip)
@@ -85,7 +87,7 @@ def _learn(verifier, data, config, hard, device, quiet):
 def train_verifier(
     model:WakeModel,    # The first look, trained, eval mode
     data:TrainingSet,   # To learn from
-    config:TrainConfig, # `verifier`, augmentation, seed
+    config:TrainConfig, # `verifier`, seed
     folder,             # `verifier.pt` goes here; when it is there already for the same, it is read
     device:str="cpu",   # Where to compute
     event=None,         # Called with what happened, as keywords
@@ -95,7 +97,7 @@ def train_verifier(
     if not config.verifier.steps: return None
     path = Path(folder)/"verifier.pt"
     torch.manual_seed(config.seed)
-    verifier = Verifier(config.verifier).eval()
+    verifier = Verifier(config.verifier, states=data.states).eval()
     own = identity(model, verifier.encoder, data.key, config)
     if path.exists():
         try: state = torch.load(path, map_location="cpu", weights_only=True)
@@ -109,6 +111,6 @@ def train_verifier(
     except KeyboardInterrupt: raise KeyboardInterrupt("stopped in the second look's training; the first look is trained, and the same command goes on from there") from None
     verifier.head.load_state_dict(head.state_dict())
     verifier.cpu().eval()
-    with atomic_write(path) as f: torch.save(dict(identity=own, config=config.verifier.to_json(), weights=verifier.state_dict()), f)
+    with atomic_write(path) as f: torch.save(dict(identity=own, config=config.verifier.to_json(), states=verifier.states, weights=verifier.state_dict()), f)
     if event: event(kind="verifier", loss=loss, steps=config.verifier.steps)
     return verifier

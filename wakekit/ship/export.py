@@ -98,8 +98,9 @@ def load_verifier(
     file = path/"verifier.pt" if path.is_dir() else path
     if path.is_dir() and not file.exists(): return None
     state = torch.load(file, map_location="cpu", weights_only=True)
+    if "states" not in state: raise BundleError(f"{file} was written by an older wakekit, whose second look was another network: train again; the bundle itself goes on working")
     config = VerifierConfig.from_json(state["config"])
-    verifier = Verifier(config, Encoder(config))
+    verifier = Verifier(config, Encoder(config), tuple(map(tuple, state["states"])))
     verifier.load_state_dict(state["weights"])
     return verifier.eval()
 
@@ -109,7 +110,7 @@ def write_verifier(
 )->dict:               # What the manifest says of it, still asked at every step
     "Write the second look as `verifier.onnx` and `verifier.pt`"
     verifier_to_onnx(verifier, Path(folder)/"verifier.onnx")
-    torch.save(dict(config=verifier.config.to_json(), weights=verifier.state_dict()), Path(folder)/"verifier.pt")
+    torch.save(dict(config=verifier.config.to_json(), states=verifier.states, weights=verifier.state_dict()), Path(folder)/"verifier.pt")
     return dict(file="verifier.onnx", samples=verifier.samples, every_ms=verifier.config.every_ms, first_weight=verifier.config.first_weight, smooth_ms=80, open_at=0., parameters=sum(p.numel() for p in verifier.parameters()))
 
 # %% ../../nbs/ship/33_export.ipynb #51dfead5

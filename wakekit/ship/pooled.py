@@ -68,7 +68,7 @@ def _pool_near(rows):
     for name, words in (("target", "threshold of the target"), ("bundle", "the bundle's threshold")) if rows else ():
         at = [r["at"][name] for r in rows]
         out.append(figure("N", f"all, {words}", "near misses that fire", [pair(a["all"]) for a in at]))
-        for by in ("kind", "text"): out += [figure("N", f"{by} {k}, {words}", "near misses that fire", [pair(a[by][k]) for a in at if k in a[by]]) for k in sorted({k for a in at for k in a[by]})]
+        for by in ("kind", "apart", "text"): out += [figure("N", f"{by} {k}, {words}", "near misses that fire", [pair(a[by][k]) for a in at if k in a.get(by, {})]) for k in sorted({k for a in at for k in a.get(by, {})})]
         out.append(figure("N", f"the phrase by the same voices, {words}", "calls that fire", [pair(a["phrase_fires"]) for a in at]))
         voices = sorted({v for a in at for v in a.get("phrase_fires_by_voices", {})})
         out += [figure("N", f"the phrase by voices of {v}, {words}", "calls that fire", [pair(a["phrase_fires_by_voices"][v]) for a in at if v in a["phrase_fires_by_voices"]]) for v in voices[:len(voices)*(len(voices)>1)]]

@@ -58,17 +58,34 @@ def test_shares_that_fill_it_exactly(data):
     assert batch.pcm.shape[0] == 10 and batch.n_positive == 5
 
 
-def test_halves_that_something_else_makes_whole(data):
-    batches = make(data[0], BatchConfig(batch_size=24, positive=.25, cut=0, near_miss=0, begun=.25, ended=.5, isolated=0, hard=0))
-    batch = batches[0]
-    assert batch.n_positive == 6 and len(batch.pcm) == 24
-    for row, end in zip(batch.pcm[6:], batch.end[6:]):
-        loud = np.flatnonzero(np.abs(row.astype(int)) > 300)
-        assert batches.receptive_field <= end < batches.n and len(loud) and loud[0] < end
-    again = make(data[0], BatchConfig(batch_size=24, positive=.25, cut=0, near_miss=0, begun=.25, ended=.5, isolated=0, hard=0))[0]
-    assert np.array_equal(batch.pcm, again.pcm)
-    ended = batches._joined(np.random.default_rng(5), False)
-    assert batches.receptive_field + batches.config.end_steps[0]*batches.step <= ended[1] < batches.receptive_field + batches.config.end_steps[1]*batches.step
+def tones(*hz): return np.concatenate([np.zeros(3200), *(np.sin(2*np.pi*f*np.arange(3200)/16_000)*8000 for f in hz), np.zeros(3200)]).astype(np.int16)
+
+
+def heard_hz(x, *hz):
+    "Which tones there are in 32 ms before and after each place"
+    x, t = x.astype(float), np.arange(512)/16_000
+    return {f: np.array([abs((x[i:i + 512]*np.exp(-2j*np.pi*f*t)).sum()) > 5e5 for i in range(0, len(x) - 512, 128)]) for f in hz}
+
+
+def test_halves_that_something_else_makes_whole(tmp_path):
+    clips = PcmCache.build(tmp_path/"clips", [(tones(500, 750, 1000, 1250), "synthetic", "a", "call"), (tones(1500, 1750, 2000, 2250), "near_miss", "b", "near")])
+    talk = PcmCache.build(tmp_path/"talk", [(tones(*[3000]*20), "background", "c", "talk")])
+    batches = Batches(TrainingSet(clips, talk, talk, np.zeros((1, 100), np.float32)), BatchConfig(batch_size=8, positive=.25), AugmentConfig(), 32_000, 320, 6)
+    rng, others = np.random.default_rng(0), set()
+    for begun in [True, False]*12:
+        row, at = batches._joined(rng, begun)
+        there = heard_hz(row, 500, 750, 1000, 1250, 1500, 1750, 2000, 2250, 3000)
+        have = {f for f in there if there[f].sum() > 2}
+        first, last = there[500].mean(), there[1250].mean()
+        assert first > 4*last if begun else last > 4*first  # one end of the call, and never both
+        other = have - {500, 750, 1000, 1250}
+        assert other and (2250 not in other if begun else 1500 not in other)  # the wrong end of the near miss
+        others |= other
+        call, rest = (np.flatnonzero(np.any([there[f] for f in fs if f in have], 0)) for fs in ((500, 750, 1000, 1250), tuple(other)))
+        assert (call[0] < rest[0]) == begun
+        if begun: assert batches.receptive_field <= at < batches.n
+        else: assert abs(128*call[-1] + 512 + 3200 - at) < 640  # the call, and its silence, ends where it is said to
+    assert {3000} < others
 
 
 def test_without_a_clip_of_the_phrase_there_is_nothing_to_learn(data, tmp_path):

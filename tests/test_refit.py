@@ -91,7 +91,7 @@ def test_a_training_without_its_second_look_is_not_done(tmp_path):
     from wakekit.learn.train import preset
     from wakekit.learn.verifier import Verifier
     from wakekit.learn.verify import identity
-    from wakekit.ship.export import write_verifier
+    from wakekit.ship.export import load_verifier, write_verifier
     from wakekit.ship.refit import _result
     pytest.importorskip("onnx")
     config = preset("tiny", ["epochs=2", "verifier.steps=5"])
@@ -101,9 +101,13 @@ def test_a_training_without_its_second_look_is_not_done(tmp_path):
     with pytest.raises(TrainError, match="second look"): _result(tmp_path/"checkpoint.pt", False)
     assert _result(tmp_path/"checkpoint.pt", True).verifier is None
     second = Verifier(config.verifier).eval()
+    torch.save(dict(identity="older", config=config.verifier.to_json(), weights={}), tmp_path/"verifier.pt")
+    with pytest.raises(BundleError, match="older wakekit"): load_verifier(tmp_path)
+    with pytest.raises(TrainError, match="second look"): _result(tmp_path/"checkpoint.pt", False)
+    assert _result(tmp_path/"checkpoint.pt", True).verifier is None
     write_verifier(second, tmp_path)  # of nobody knows which first look
     with pytest.raises(TrainError, match="second look"): _result(tmp_path/"checkpoint.pt", False)
-    own = identity(model.eval(), second.encoder, "x", config)
+    own = identity(model.eval(), second, "x", config)
     torch.save(dict(identity=own, config=config.verifier.to_json(), states=second.states, weights=second.state_dict()), tmp_path/"verifier.pt")
     found = _result(tmp_path/"checkpoint.pt", False).verifier
     assert torch.equal(found.head.out[1].weight, second.head.out[1].weight) and not found.training and all(torch.isfinite(p).all() for p in found.parameters())

@@ -274,8 +274,24 @@ def _miss(self:Batches, rng):
     return place(x, 0, len(x), self.data.bounds[i][1], at, self.n), at
 
 @patch
+def _isolated(self:Batches, rng):
+    "A window with a moment of the background alone in silence, and where it ends: silence around speech must not mean a call"
+    x = self.data.background.crop(rng, int(rng.uniform(.3, 1.3)*SAMPLE_RATE), 1)[0]
+    at = self.receptive_field + int(rng.integers(*self.config.end_steps))*self.step
+    return place(np.pad(x, 1), 1, len(x) + 1, len(x) + 1, at, self.n, fade=480), at
+
+@patch
+def _hard(self:Batches, rng):
+    "A window around a moment that an earlier model took for the phrase"
+    pcm = self.data.background.pcm
+    at = int(rng.integers(self.config.out_steps))*self.step + self.receptive_field
+    first = np.clip(rng.choice(self.hard) + rng.integers(-self.step, self.step) - at, 0, len(pcm) - self.n)
+    return np.array(pcm[first:first + self.n]), at
+
+# %% ../../nbs/data/19_batches.ipynb #d21850a5
+@patch
 def _something(self:Batches, rng, level, goes_on):
-    "Samples of a near miss or of the background, about as loud as `level`. Of a near miss it is the wrong end, which the phrase's own start or end cannot make whole"
+    "Samples of a near miss or of the background, about as loud as `level`. Of a near miss it is the wrong end, which the phrase's own start or end seldom makes whole"
     if len(self.near) and rng.random() < .5:
         i = rng.choice(self.near)
         x, (start, end) = self.data.clips.read(i), self.data.bounds[i]
@@ -290,7 +306,7 @@ def _joined(self:Batches, rng, begun):
     "A window with the start of the phrase and something else instead of its end, or the other way round, and where it ends"
     i = rng.choice(self.said if len(self.said) and (not len(self.real) or rng.random() < self.synthetic_share) else self.real)
     x, (start, end) = self.data.clips.read(i).astype(np.float32), self.data.bounds[i]
-    cut, lap = int(start + (end - start)*rng.uniform(*((.4, .8) if begun else (.2, .6)))), np.linspace(0, 1, 80, dtype=np.float32)
+    cut, lap = int(start + (end - start)*rng.uniform(*((.35, .65) if begun else (.3, .65)))), np.linspace(0, 1, 80, dtype=np.float32)
     other = self._something(rng, 1 + np.sqrt((x[start:end]**2).mean()), begun)
     x = np.pad(x, 80)
     one, two = (x[:cut + 80], other) if begun else (other, x[cut + 80:])
@@ -298,21 +314,6 @@ def _joined(self:Batches, rng, begun):
     last = len(both) if begun else len(other) - 80 + end - cut
     at = self.receptive_field + int(rng.integers(*((0, self.config.out_steps) if begun else self.config.end_steps)))*self.step
     return place(both, 0, len(both), last, at, self.n), at
-
-@patch
-def _isolated(self:Batches, rng):
-    "A window with a moment of the background alone in silence, and where it ends: silence around speech must not mean a call"
-    x = self.data.background.crop(rng, int(rng.uniform(.3, 1.3)*SAMPLE_RATE), 1)[0]
-    at = self.receptive_field + int(rng.integers(*self.config.end_steps))*self.step
-    return place(np.pad(x, 1), 1, len(x) + 1, len(x) + 1, at, self.n, fade=480), at
-
-@patch
-def _hard(self:Batches, rng):
-    "A window around a moment that an earlier model took for the phrase"
-    pcm = self.data.background.pcm
-    at = int(rng.integers(self.config.out_steps))*self.step + self.receptive_field
-    first = np.clip(rng.choice(self.hard) + rng.integers(-self.step, self.step) - at, 0, len(pcm) - self.n)
-    return np.array(pcm[first:first + self.n]), at
 
 # %% ../../nbs/data/19_batches.ipynb #0dac6771
 @patch

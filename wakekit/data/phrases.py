@@ -6,7 +6,7 @@
 __all__ = ['steps_apart', 'neighbours', 'NearMiss', 'near_misses', 'sentences']
 
 # %% ../../nbs/data/17_phrases.ipynb #f41abbce
-import functools, importlib.resources, re
+import functools, importlib.resources, math, re
 from dataclasses import dataclass
 import numpy as np
 from .synth import _phonemes, check_phrase, phonemize
@@ -91,9 +91,9 @@ def steps_apart(
     phrase:str,            # The wake phrase
     language:str="en-us",  # Of both
 )->float:                  # 0 for the same sounds; 1.8 for a phoneme too many, 3 for a vowel instead of a consonant
-    "How far what somebody says is from the phrase, in steps of place, manner, voice, height and backness"
-    flat = lambda t: sum(_tokens(t, language), ())
-    return _apart(flat(phrase), flat(text), language)
+    "How far what somebody says is from the phrase, in steps of place, manner, voice, height and backness; not a number where espeak-ng reads by another language's rules"
+    said, own = (sum(_tokens(t, language), ()) for t in (text, phrase))
+    return _apart(own, said, language) if said and own else math.nan
 
 @functools.lru_cache(256)
 def neighbours(

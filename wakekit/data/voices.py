@@ -190,9 +190,25 @@ def join_units(
             feats, sounds = np.concatenate([feats[:-2*lap], middle, part[2*lap:]]), np.concatenate([sounds[:-lap], own[lap:]])
     return feats, sounds
 
-# %% ../../nbs/data/16_voices.ipynb #9fc212e8
+# %% ../../nbs/data/16_voices.ipynb #9d27c7fa
 _ACCENTS = ("en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029")
 
+def phrase_states(
+    phrase:str,            # Wake phrase
+    language:str="en-us",  # Its language; of English, other accents count too
+)->tuple:                  # For each sound of the longest pronunciation, the numbers in `PHONES` that it may be
+    "Sounds of a phrase, in turn"
+    sounds = lambda accent: [p for word in phonemize(phrase, accent).split() for p, _ in stressed_phones(word)]
+    read = [[p for p, _ in itertools.groupby(sounds(accent))] for accent in (language, *(_ACCENTS if language.lower().startswith("en") else ()))]
+    longest = max(read, key=len)
+    states = [{p} for p in longest]
+    for other in read:
+        for kind, a, b, c, d in difflib.SequenceMatcher(None, longest, other, False).get_opcodes():
+            if kind=="replace":
+                for i, j in zip(range(a, b), range(c, d)): states[i].add(other[j])
+    return tuple(tuple(sorted(s)) for s in states)
+
+# %% ../../nbs/data/16_voices.ipynb #9fc212e8
 def _spoken(text, language, rng):
     "Sounds of a text, read in the language or, where that is English, sometimes in another accent of it"
     accent = str(rng.choice(_ACCENTS)) if language.lower().startswith("en") and "[[" not in text and rng.random() < .4 else language
@@ -201,22 +217,6 @@ def _spoken(text, language, rng):
         if k and rng.random() < .1: out.append((0, False))
         out += stressed_phones(word)
     return [(PHONE_ID["t"] if flap and p==PHONE_ID["ɾ"] else p, s) for p, s in out]
-
-def phrase_states(
-    phrase:str,            # Wake phrase
-    language:str="en-us",  # Its language; of English, other accents count too
-)->tuple:                  # For each sound of the longest pronunciation, the numbers in `PHONES` that it may be; empty for a language that espeak-ng does not know
-    "Sounds of a phrase, in turn"
-    sounds = lambda accent: [p for word in phonemize(phrase, accent).split() for p, _ in stressed_phones(word)]
-    try: read = [[p for p, _ in itertools.groupby(sounds(accent))] for accent in (language, *(_ACCENTS if language.lower().startswith("en") else ()))]
-    except PhraseError: return ()
-    longest = max(read, key=len)
-    states = [{p} for p in longest]
-    for other in read:
-        for kind, a, b, c, d in difflib.SequenceMatcher(None, longest, other, False).get_opcodes():
-            if kind=="replace":
-                for i, j in zip(range(a, b), range(c, d)): states[i].add(other[j])
-    return tuple(tuple(sorted(s)) for s in states)
 
 class PeopleSynthesizer:
     "Phrases in the voices of the package's bank: pieces of recordings of people, joined"

@@ -114,7 +114,7 @@ def best_path(
     least:int=2,         # Steps that a state lasts for, at least
     first:int=24,        # The last state may end from this step on
 )->torch.Tensor:         # (batch,)
-    "Go through all states in turn, on the path with the highest sum; mean score within each state, added up"
+    "Go through all states in turn, on the path with the highest sum of scores, each of them no less than -4 and no more than 3; what it is worth is the mean score within each state, added up"
     steps = int(scores.shape[-1])  # not a tensor while it is traced
     enter = lambda x: sum(F.pad(x, (k, 0))[..., :steps] for k in range(least))  # what it is worth to come in and stay for the least time
     split = lambda x: x.permute(2, 0, 1).split(1)  # a (1, batch, states) for each step
@@ -140,7 +140,7 @@ def best_path(
     return mean.gather(0, value.argmax(0, keepdim=True))[0]
 
 # %% ../../nbs/learn/21_verifier.ipynb #2946d4a2
-FREE = ((),)*8 # States of a phrase whose sounds are not known: training finds them
+FREE = ((),)*8 # States of a phrase whose sounds nobody gave: at first, any sound fits each of them
 
 class InTurn(nn.Module):
     "How surely the sounds of the phrase follow each other"

@@ -47,13 +47,13 @@ def verifier_batches(
 # %% ../../nbs/learn/25_verify.ipynb #6552e4f7
 def identity(
     model:WakeModel,    # The first look
-    encoder:torch.nn.Module, # Of the second
+    verifier:Verifier,  # The second
     data_key:str,       # Of the `TrainingSet`
     config:TrainConfig, # What was asked
 )->str:                 # JSON
     "What a trained head depends on"
     weights = lambda net: hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in net.state_dict().values())).hexdigest()
-    return json.dumps(dict(config=config.to_dict(), data=data_key, first=weights(model), encoder=weights(encoder)), sort_keys=True)
+    return json.dumps(dict(config=config.to_dict(), data=data_key, first=weights(model), encoder=weights(verifier.encoder), states=verifier.states), sort_keys=True)
 
 def _learn(verifier, data, config, hard, device, quiet):
     "Train the head; returns averaged weights and the mean loss of the last batches"
@@ -98,7 +98,7 @@ def train_verifier(
     path = Path(folder)/"verifier.pt"
     torch.manual_seed(config.seed)
     verifier = Verifier(config.verifier, states=data.states).eval()
-    own = identity(model, verifier.encoder, data.key, config)
+    own = identity(model, verifier, data.key, config)
     if path.exists():
         try: state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as e: raise TrainError(f"{path} cannot be read ({type(e).__name__}): delete it, it is made again") from e

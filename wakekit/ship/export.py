@@ -98,7 +98,7 @@ def load_verifier(
     file = path/"verifier.pt" if path.is_dir() else path
     if path.is_dir() and not file.exists(): return None
     state = torch.load(file, map_location="cpu", weights_only=True)
-    if "states" not in state: raise BundleError(f"{file} was written by an older wakekit, whose second look was another network: train again; the bundle itself goes on working")
+    if "states" not in state: raise BundleError(f"{file} was written by an older wakekit, whose second look was another network: train again; verifier.onnx beside it goes on working")
     config = VerifierConfig.from_json(state["config"])
     verifier = Verifier(config, Encoder(config), tuple(map(tuple, state["states"])))
     verifier.load_state_dict(state["weights"])

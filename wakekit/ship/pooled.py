@@ -63,7 +63,7 @@ def _pool_robust(rows):
 
 # %% ../../nbs/ship/36_pooled.ipynb #58879b0a
 def _pool_near(rows):
-    "N: all, by kind, by whether training had the text, the phrase itself, people; at two thresholds"
+    "N: all, by kind, by distance from the phrase, by whether training had the text, the phrase itself, people; at two thresholds"
     out, pair = [], lambda s: (s["fires"], s["n"])
     for name, words in (("target", "threshold of the target"), ("bundle", "the bundle's threshold")) if rows else ():
         at = [r["at"][name] for r in rows]

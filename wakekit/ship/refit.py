@@ -176,8 +176,9 @@ def _result(checkpoint, force):
         raise TrainError(f"this training stopped after epoch {state['epoch']} of {config.epochs}: the command that started it goes on" + (", or --force exports its best epoch" if best else ""))
     model = WakeModel(config.model)
     model.load_state_dict(best["weights"])
-    verifier = load_verifier(checkpoint.parent) if config.verifier.steps else None
-    if verifier is not None and torch.load(checkpoint.parent/"verifier.pt", map_location="cpu", weights_only=True).get("identity")!=belongs(model.eval(), verifier.encoder, identity["train"], config): verifier = None  # of an earlier run
+    try: verifier = load_verifier(checkpoint.parent) if config.verifier.steps else None
+    except BundleError: verifier = None  # an older wakekit's
+    if verifier is not None and torch.load(checkpoint.parent/"verifier.pt", map_location="cpu", weights_only=True).get("identity")!=belongs(model.eval(), verifier, identity["train"], config): verifier = None  # of an earlier run
     if verifier is None and identity["config"].get("verifier", {}).get("steps") and not force:
         raise TrainError("this training stopped before its second look was learned: the command that started it goes on, or --force exports the first look alone")
     return TrainResult(model.eval(), config, json.loads(state["history"]), best["epoch"], best["threshold"], identity["train"], checkpoint.parent, verifier)

@@ -195,6 +195,12 @@ def test_near_misses_are_counted_by_kind_at_both_thresholds(pack, tmp_path, monk
     assert [f["said"].split(" (")[0].split(": ")[1] for f in row["fired"]] == ["commuter", "com"] and "No recording" not in row["cannot_show"]
 
 
+def test_a_distance_that_nobody_knows_is_none():
+    from wakekit.data.phrases import steps_apart
+    assert np.isnan(steps_apart("okay bugle", "okay google", "ru")) and steps_apart("commuter", "computer") == pytest.approx(1.8)
+    assert not any(steps_apart("okay bugle", "okay google", "ru") < most for most, _ in module.APART)  # so the row must have a word for it
+
+
 def test_real_near_misses_are_labels_of_the_list():
     rows = [dict(path=f"words/x/{k}.wav", label=l) for k, l in enumerate(("view", "view_glass", "Glass view", "close"))] + [dict(path="speech/1.wav", label="view")]
     assert [r["label"] for r in real_misses(rows, {"view": 0, "glass view": 0})] == ["view", "Glass view"]

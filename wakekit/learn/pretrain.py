@@ -19,7 +19,7 @@ from ..data.cache import PcmCache
 from ..data.sounds import SONOROUS
 from ..data.voices import _unpack
 from .align import Alignment, Sentence, line
-from .encode import SPEEDS, Timeline, learn_encoder, learn_verifier_encoder
+from .encode import BENT_LESS, SPEEDS, Timeline, learn_encoder, learn_verifier_encoder
 from .models import encoder_key
 from .objective import PRESETS
 from .takes import PretrainConfig, align_takes, bank_speech, fitting, heard_rows, other_voices, people, stage_key, synthetic_speech
@@ -204,6 +204,6 @@ def pretrain(
     with atomic_write(out/"encoder.pt") as f: torch.save(dict(weights={k: weights for k, weights, _ in learned}, about=about), f)
     if config.verifier_steps:
         by_bank = bank_speech(_unpack(np.load(out/"voices.npz")), [*texts, *(t.text for t in takes)], work, config)
-        weights, right = _verifier(timelines(takes, aligned, synthetic, by_bank, seed=config.seed), noise, rooms, config, device, work, stage_key(key, by_bank[0].key, config.to_json(), VerifierConfig().to_json(), SPEEDS))
+        weights, right = _verifier(timelines(takes, aligned, synthetic, by_bank, seed=config.seed), noise, rooms, config, device, work, stage_key(key, by_bank[0].key, config.to_json(), VerifierConfig().to_json(), SPEEDS, BENT_LESS.to_json()))
         with atomic_write(out/"verifier.pt") as f: torch.save(dict(weights=weights, about={**about, "frame_accuracy": right, "steps": config.verifier_steps}), f)
     return about

@@ -215,7 +215,7 @@ def near_row(
     plan, data, detector = bench.plan, bench.of(of["word"]), Detector(folder/"bundle")
     texts = miss_kinds(data, plan.near_misses, bench.seed + 1)
     steps = {t: steps_apart(t, data.phrase, data.language) for t in texts}
-    facts = lambda t: dict(kind=texts[t][0], text="in training" if texts[t][1] else "new", apart=next(b for most, b in APART if steps[t]<most))
+    facts = lambda t: dict(kind=texts[t][0], text="in training" if texts[t][1] else "new", apart=next((b for most, b in APART if steps[t]<most), "at an unknown distance"))
     def work(_):
         misses, _ = hear_positives(detector, list(_said(bench, list(texts), len(texts)*plan.near_voices, facts, bench.seed + 1)), False)
         phrase, _ = hear_positives(detector, list(_said(bench, [data.phrase], 40*plan.near_voices, lambda t: {}, bench.seed + 2)), False)

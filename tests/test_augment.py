@@ -2,7 +2,7 @@
 import dataclasses
 import numpy as np, pytest, torch
 from wakekit.core import AudioError
-from wakekit.data.augment import (AugmentConfig, add_rooms, augment_mel, augment_waveform, change_speed, coloured_noise, draw, prepare_room, speech_level,
+from wakekit.data.augment import (AugmentConfig, add_rooms, augment_mel, augment_waveform, change_speed, coloured_noise, draw, outside_band, prepare_room, speech_level,
                                   synthetic_room)
 
 SR = 16_000
@@ -103,10 +103,10 @@ def test_a_silent_room_is_refused(x):
     with pytest.raises(AudioError, match="silent"): prepare_room(x)
 
 
-@pytest.mark.parametrize("n", [1, 100, 6400, 20_000])
+@pytest.mark.parametrize("n", [1, 100, 12_800, 20_000])
 def test_a_measured_room_of_any_length(n):
     room = prepare_room(rng.normal(size=n)*np.exp(-np.arange(n)/500))
-    assert room.shape == (6400,) and np.isclose((room**2).sum(), 1, atol=1e-5) and np.isfinite(room).all()
+    assert room.shape == (12_800,) and np.isclose((room**2).sum(), 1, atol=1e-5) and np.isfinite(room).all()
 
 
 @pytest.mark.parametrize("n", [2, 101, SR])
@@ -118,3 +118,18 @@ def test_levels_do_not_count_pauses():
     x = speech(2)
     assert torch.allclose(speech_level(torch.cat([x, torch.zeros(2, 5*SR)], 1)), speech_level(x), rtol=.02)
     assert speech_level(torch.zeros(2, 100)).tolist() == [0, 0]
+
+
+def test_made_up_rooms_reach_across_the_room():
+    rooms = np.stack([synthetic_room(np.random.default_rng(k)) for k in range(120)])
+    direct = 10*np.log10((rooms[:, :40]**2).sum(1)/(rooms[:, 40:]**2).sum(1))
+    assert direct.min() < -8 and direct.max() > 8 and -4 < np.median(direct) < 4
+    assert (np.abs(rooms).argmax(1) == 0).all() and np.allclose((rooms**2).sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("low, high", [(300, 3400), (60, 6500), (0, 8000)])
+def test_a_narrow_band_keeps_what_is_inside(low, high):
+    out = outside_band(low, high)
+    assert out.shape == (40,) and 0 <= out.min() and out.max() <= 1 and (out == 0).sum() > 10
+    bands = draw(AugmentConfig(p_band=1., eq_db=0., band_low=(low, low), band_high=(high, high), band_db=(30., 30.)), 3, np.random.default_rng(0)).eq_db
+    assert np.allclose(bands, -30*out)

@@ -32,7 +32,7 @@ class DataConfig(Config):
     valid_voices:float=.15    # Synthetic voices held out for the same
     test_share:float=0.       # Groups of recordings that neither training nor choosing sees, see `kept_aside`
     test_voices:float=.1      # Synthetic voices that neither sees
-    synthetic_rooms:int=48    # Made-up rooms beside the measured ones
+    synthetic_rooms:int=96    # Made-up rooms beside the measured ones
     seed:int=0                # Of everything that is drawn
 
 # %% ../../nbs/data/18_spoken.ipynb #0efa747b

@@ -237,15 +237,16 @@ def counted(folder, **kw):
 
 def slowly(first, x, v, step=320):
     "The same by the book, step after step: final scores and the windows that are looked at"
-    out, windows, due, held = [], [], 0, 0.
+    out, windows, row, due, held, every, looks = [], [], 0, 0, 0., round(v["every_ms"]/20), v.get("looks", 1)
     before = np.concatenate([np.zeros(v["samples"], np.float32), x])
-    for k, score in enumerate(first):
-        if score < v["open_at"]:
+    for k in range(len(first)):
+        if not any(first[max(0, k - (looks*every if looks > 1 else 0)):k + 1] >= v["open_at"]):
             out.append(0.)
             continue
         if k >= due:
             windows.append(before[(k + 1)*step:][:v["samples"]])
-            held, due = 1/(1 + np.exp(-len(windows))), k + round(v["every_ms"]/20)
+            row = row + 1 if k==due else 1
+            held, due = 1/(1 + np.exp((looks - 1)/2 - len(windows))) if row >= looks else 0., k + every  # the n-th look answers n
         out.append(held)
     return np.array(out), windows
 
@@ -268,11 +269,12 @@ def test_the_second_look_by_the_book_for_any_chunking(careful, tune, sizes):
     assert d.gate_score == pytest.approx(first[-1], abs=1e-5)
 
 
-@pytest.mark.parametrize("open_at, every_ms, seed", [(.3, 100, 0), (.3, 20, 1), (.5, 60, 2), (.1, 1000, 3)])
-def test_a_wavering_first_look(careful, tmp_path, open_at, every_ms, seed):
+@pytest.mark.parametrize("looks", [1, 2, 3])
+@pytest.mark.parametrize("open_at, every_ms, seed", [(.3, 100, 0), (.3, 20, 1), (.5, 60, 2), (.1, 1000, 3), (.75, 60, 4)])
+def test_a_wavering_first_look(careful, tmp_path, open_at, every_ms, seed, looks):
     bad = shutil.copytree(careful, tmp_path/"b")
     m = json.loads((bad/"manifest.json").read_text(encoding="utf-8"))
-    rewrite(bad, verifier=m["verifier"] | dict(open_at=open_at, every_ms=every_ms, smooth_ms=60))
+    rewrite(bad, verifier=m["verifier"] | dict(open_at=open_at, every_ms=every_ms, smooth_ms=60, looks=looks))
     rng = np.random.default_rng(seed)
     raw, x = rng.random(500).astype(np.float32)**2, rng.normal(0, .1, 500*320).astype(np.float32)
     b = Bundle.load(bad)

@@ -53,6 +53,7 @@ class VerifierConfig(Config):
     lr:float=3e-3        # Highest learning rate, cosine to zero
     opens_per_hour:float=200. # How often the first look may ask for a second one, per hour of talk
     every_ms:int=100     # Between two looks while the first one stays convinced
+    looks:int=2          # Looks in a row whose logits are averaged
     first_weight:float=.2# Of the first look's logit beside the second one's
     features:FeatureConfig=FeatureConfig() # Front end
 

@@ -111,7 +111,7 @@ def write_verifier(
     "Write the second look as `verifier.onnx` and `verifier.pt`"
     verifier_to_onnx(verifier, Path(folder)/"verifier.onnx")
     torch.save(dict(config=verifier.config.to_json(), states=verifier.states, weights=verifier.state_dict()), Path(folder)/"verifier.pt")
-    return dict(file="verifier.onnx", samples=verifier.samples, every_ms=verifier.config.every_ms, first_weight=verifier.config.first_weight, smooth_ms=80, open_at=0., parameters=sum(p.numel() for p in verifier.parameters()))
+    return dict(file="verifier.onnx", samples=verifier.samples, every_ms=verifier.config.every_ms, looks=verifier.config.looks, first_weight=verifier.config.first_weight, smooth_ms=80, open_at=0., parameters=sum(p.numel() for p in verifier.parameters()))
 
 # %% ../../nbs/ship/33_export.ipynb #51dfead5
 CHUNKINGS = ((1,), (4,), (3, 1, 7, 2), (400,)) # Steps per chunk, repeated

@@ -28,7 +28,7 @@ _required = {"schema_version": int, "phrase": str, "sample_rate": int, "step_sam
 def _verifier_fits(v, files):
     "Does the manifest say all about the second look that is needed?"
     number = lambda k: type(v.get(k)) in (int, float) and math.isfinite(v[k]) and v[k] >= 0
-    return isinstance(v, dict) and isinstance(v.get("file"), str) and v["file"] in files and type(v.get("samples")) is int and v["samples"] > 0 and all(map(number, ("every_ms", "smooth_ms", "open_at"))) and number("first_weight" if "first_weight" in v else "open_at")
+    return isinstance(v, dict) and isinstance(v.get("file"), str) and v["file"] in files and type(v.get("samples")) is int and v["samples"] > 0 and all(map(number, ("every_ms", "smooth_ms", "open_at"))) and number("first_weight" if "first_weight" in v else "open_at") and type(v.get("looks", 1)) is int and v.get("looks", 1) > 0
 
 def _manifest(folder):
     "The manifest of `folder`, or what is wrong with it"
@@ -93,7 +93,7 @@ class Bundle:
         rows = [("file", ", ".join(f"`{g['file']}` ({len(self.graphs[n])/1000:.0f} kB, threshold {g['threshold']:.2f})" for n, g in m["graphs"].items())),
                 ("score every", f"{1000*self.step_s:g} ms"), ("smoothing", f"{m['smooth_ms']:g} ms"), ("refractory", f"{m['refractory_ms']:g} ms")]
         if v := m.get("verifier"):
-            rows.append(("second look", f"`{v['file']}` ({len(self.verifier)/1000:,.1f} kB), asked every {v['every_ms']:g} ms while the first look's score over {v['smooth_ms']:g} ms is at least {v['open_at']:.3f}"))
+            rows.append(("second look", f"`{v['file']}` ({len(self.verifier)/1000:,.1f} kB), asked every {v['every_ms']:g} ms while the first look's score over {v['smooth_ms']:g} ms is at least {v['open_at']:.3f}" + (f"; {v['looks']} answers in a row count together" if v.get("looks", 1) > 1 else "")))
         return "\n".join([f"| bundle | {self.phrase} |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
 
 # %% ../../nbs/ship/30_stream.ipynb #c8f6ff20
@@ -162,11 +162,13 @@ class SecondLook:
         v = bundle.manifest["verifier"]
         self.samples, self.open_at, self._step, self._session = v["samples"], v["open_at"], bundle.manifest["step_samples"], verifier_session(bundle)
         self.every_frames, self.first_weight = max(1, math.ceil(v["every_ms"]/1000/bundle.step_s - 1e-9)), v.get("first_weight", 0.)
-        self._smoother = Smoother(max(1, round(v["smooth_ms"]/1000/bundle.step_s)))
+        self._smoother, self.looks = Smoother(max(1, round(v["smooth_ms"]/1000/bundle.step_s))), v.get("looks", 1)
+        self.hold_frames = 0 if self.looks==1 else self.looks*self.every_frames # how long it goes on looking
         self.reset()
 
     def reset(self):
         "Forget everything heard"
+        self._convinced, self._logits = -self.hold_frames - 1, [] # step at which the first look was convinced last; of the latest looks
         self._ring, self._end = np.zeros(self.samples, np.float32), 0 # where the oldest sample lies
         self._seen = self._due = self.n_looks = 0
         self._held, self.gate_score, self._recent = 0., 0., np.zeros(RECENT_FRAMES - 1)
@@ -180,13 +182,18 @@ class SecondLook:
         self._end = (self._end + len(x))%self.samples
 
     def _look(self, x, first):
-        "The score of the window that ends with `x`: the verifier's logit and a share of the first look's"
+        "The window that ends with `x`: the verifier's logit and a share of the first look's"
         if len(x) < self.samples: x = np.concatenate([self._ring[self._end:], self._ring[:self._end], x])
         logit = self._session.run(["logit"], {"pcm": x[None, -self.samples:]})[0]
         self.n_looks += 1
         first = min(max(first, 1e-4), 1 - 1e-4)
-        both = float(logit.reshape(-1)[0]) + self.first_weight*math.log(first/(1 - first))
-        return 1/(1 + math.exp(-min(max(both, -80.), 80.)))
+        return float(logit.reshape(-1)[0]) + self.first_weight*math.log(first/(1 - first))
+
+    def _answer(self, logit, at):
+        "The score from step `at` on: of the mean of the looks that followed each other, when there are enough"
+        self._logits = [*(self._logits if at==self._due else ()), logit][-self.looks:]
+        self._held = 1/(1 + math.exp(-min(max(sum(self._logits)/self.looks, -80.), 80.))) if len(self._logits)==self.looks else 0.
+        self._due = at + self.every_frames
 
 # %% ../../nbs/ship/30_stream.ipynb #d7abef70
 def _second_process(self,
@@ -194,17 +201,18 @@ def _second_process(self,
     pcm:np.ndarray,    # The samples that they came from, (steps*step_samples,)
 )->np.ndarray:         # Final scores, (steps,) float32; 0 where the first look is not convinced
     "Replace the scores of the first look by those of the second"
-    smoothed = self._smoother.process(scores)
-    final, opened, i = np.zeros(len(scores), np.float32), np.flatnonzero(smoothed >= self.open_at), 0
+    smoothed, at = self._smoother.process(scores), self._seen + np.arange(len(scores))
+    convinced = np.maximum.accumulate(np.concatenate([[self._convinced], np.where(smoothed >= self.open_at, at, self._convinced)]))
+    final, opened, i = np.zeros(len(scores), np.float32), np.flatnonzero(at - convinced[1:] <= self.hold_frames), 0
     recent = np.concatenate([self._recent, smoothed])
     while i < len(opened):
         k = int(opened[i])
-        if self._seen + k >= self._due: self._held, self._due = self._look(pcm[:(k + 1)*self._step], float(recent[k:k + RECENT_FRAMES].max())), self._seen + k + self.every_frames
+        if at[k] >= self._due: self._answer(self._look(pcm[:(k + 1)*self._step], float(recent[k:k + RECENT_FRAMES].max())), int(at[k]))
         until = int(np.searchsorted(opened, self._due - self._seen))
         final[opened[i:until]] = self._held
         i = until
     self._keep(pcm)
-    self._seen, self._recent = self._seen + len(scores), recent[-(RECENT_FRAMES - 1):]
+    self._seen, self._recent, self._convinced = self._seen + len(scores), recent[-(RECENT_FRAMES - 1):], int(convinced[-1])
     if len(scores): self.gate_score = float(smoothed[-1])
     return final
 

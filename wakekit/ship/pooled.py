@@ -50,7 +50,7 @@ def _pool_trained(rows, target):
     return out
 
 def _pool_robust(rows):
-    "R: by whose bundle, SNR and rooms; at the threshold of the scene and at that of the quiet"
+    "R: by whose bundle, SNR and rooms; at the threshold of the scene and at that of the quiet; then by room"
     groups, counts = defaultdict(list), lambda rows, at: [(r[at]["false_rejects"], r[at]["clips"]) for r in rows]
     for r in rows: groups[r["of_protocol"].split(" ")[0], r["snr_db"], r["rooms"]].append(r)
     out = []
@@ -59,6 +59,9 @@ def _pool_robust(rows):
         rate, facts = float(np.mean([r["unchanged"]["false_accepts_per_hour"] for r in rs])), dict(of=of, snr_db=db, rooms=rooms)
         out += [figure("R", case, f"missed at ≤ {rs[0]['target']:g} FA/h there", counts(rs, "point"), hours, **facts),
                 figure("R", case, f"missed at the threshold of the quiet, with {rate:.3g} FA/h", counts(rs, "unchanged"), hours, **facts, false_accepts_per_hour=rate)]
+        found = defaultdict(list)
+        for room, n in ((room, n) for r in rs for room, n in zip(r.get("rooms_used", ()), r.get("by_room", ())) if n["n"]): found[room["clarity_db"], room["room"]].append((n["missed"], n["n"]))
+        out += [figure("R", f"{case}: {room} (C50 {c:+.0f} dB)", f"missed at ≤ {rs[0]['target']:g} FA/h in all of them", found[c, room], hours, **facts, room=room, clarity_db=c) for c, room in sorted(found, reverse=True)]
     return out
 
 # %% ../../nbs/ship/36_pooled.ipynb #58879b0a
@@ -134,7 +137,7 @@ def plot_snr(
     import matplotlib.pyplot as plt
     ax, lines = ax or plt.subplots(figsize=(7, 2.4), dpi=72)[1], defaultdict(list)
     for f in found["pooled"]:
-        if f["protocol"]=="R" and f["snr_db"] is not None: lines[f["of"], f["rooms"], "false_accepts_per_hour" in f].append((f["snr_db"], 100*f["mean"]))
+        if f["protocol"]=="R" and f["snr_db"] is not None and "room" not in f: lines[f["of"], f["rooms"], "false_accepts_per_hour" in f].append((f["snr_db"], 100*f["mean"]))
     for (of, rooms, unchanged), points in lines.items():
         x, y = zip(*sorted(points, reverse=True))
         ax.plot(x, y, "o--" if unchanged else "o-", label=of + (", in rooms" if rooms else "") + (", threshold of the quiet" if unchanged else ""), lw=1)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CANNOT_SHOW', 'APART', 'PROTOCOLS', 'noise_stream', 'active_level', 'Scene', 'Placed', 'peak_in', 'judge_in',
-           'robust_rows', 'holds', 'miss_kinds', 'real_misses', 'near_row', 'Pair', 'enrol_pairs', 'enrol_row',
-           'which_protocols', 'run_protocol', 'bench_accuracy']
+           'clarity', 'robust_rows', 'holds', 'miss_kinds', 'real_misses', 'near_row', 'Pair', 'enrol_pairs',
+           'enrol_row', 'which_protocols', 'run_protocol', 'bench_accuracy']
 
 # %% ../../nbs/ship/37_protocols.ipynb #9ad67f6b
 import math, platform, re, shlex, sys, zlib
@@ -63,17 +63,23 @@ class Scene:
     rooms:tuple=()             # Impulse responses, (taps,) each; none leaves the room as it was
     seed:int=0                 # Other rooms and moments
 
+    def drawn(self,
+        name:str, # Of a recording
+    )->tuple:     # Which of the rooms, and where in the noise from 0 to 1
+        "Where and when a recording is heard"
+        room, at = np.random.default_rng([self.seed, zlib.crc32(name.encode())]).random(2)
+        return int(room*len(self.rooms)), at
+
     def __call__(self,
         x:np.ndarray,          # Waveform (time,) at 16 kHz
         name:str,              # What the room and the moment are drawn by
         level:float|None=None, # RMS of its active speech; measured when not given
     )->np.ndarray:             # As long as it was
         "Put a recording into the scene"
-        rng, n = np.random.default_rng([self.seed, zlib.crc32(name.encode())]), len(x)
-        room, at = rng.random(2)
+        (room, at), n = self.drawn(name), len(x)
         level = active_level(x) if level is None else level
         if len(self.rooms):
-            taps = self.rooms[int(room*len(self.rooms))]
+            taps = self.rooms[room]
             size = 1 << (n + len(taps) - 1).bit_length()
             x = np.fft.irfft(np.fft.rfft(x, size)*np.fft.rfft(taps, size), size)[:n]
             x = x*(level/max(active_level(x), 1e-9))
@@ -116,23 +122,34 @@ def judge_in(
     scene:Scene,        # Where all of them are heard
     threshold:float,    # Chosen in quiet
     target:float=.5,    # FA/h to keep to in the scene
-)->dict:                # `point` re-chosen in the scene, `unchanged` at `threshold`, what was skipped
+)->dict:                # `point` re-chosen in the scene, `unchanged` at `threshold`, misses in each room at that of `point`, what was skipped
     "Misses and false accepts in a scene"
-    peaks, skipped = [], []
+    peaks, rooms, skipped = [], [], []
     for c in calls:
-        try: peaks.append(peak_in(detector, c, scene))
+        try:
+            peaks.append(peak_in(detector, c, scene))
+            rooms.append(scene.drawn(c.name)[0])
         except (AudioError, OSError) as e: skipped.append(dict(file=c.name, reason=str(e)))
     if not peaks: raise AudioError(f"no call could be used: {skipped[:1]}")
     heard, r = hear_background(detector, [Placed(b.name, b.path, b.x, b.facts, scene) for b in background]), detector.refractory_frames
     point = operating_point(np.array(peaks), heard.scores, heard.hours, target, r)
     unchanged = measure(threshold, np.array(peaks), heard.scores, heard.hours, r)
-    return dict(point=point.to_dict(), unchanged=unchanged.to_dict(), skipped=skipped + [dict(file=n, reason=why) for n, why in heard.skipped])
+    missed = [np.array(peaks)[np.array(rooms)==k] < point.threshold for k in range(len(scene.rooms))]
+    return dict(point=point.to_dict(), unchanged=unchanged.to_dict(), by_room=[dict(n=len(m), missed=int(m.sum())) for m in missed], skipped=skipped + [dict(file=n, reason=why) for n, why in heard.skipped])
 
 # %% ../../nbs/ship/37_protocols.ipynb #12ce7585
 CANNOT_SHOW = dict(
     N="Near misses are spoken by synthesizers, by voices that training did not hear: people say such things differently, and a voice of the bank may borrow pieces from speakers that training heard. Where the phrase itself does not wake by these voices, that near misses do not either means little: compare phrase_fires.",
     R=f"{UNNAMED} Noise and rooms were added afterwards, to close recordings: nobody raises their voice against it, and there is no echo of the device's own sound.",
     E="The threshold is chosen on the same speaker's other words that it is judged on: what to expect at best; the detector's own threshold stands beside it where it has one. Words were read in one session each. words/arabic has three takes of a word, so two enrol and one judges.")
+
+def clarity(
+    taps:np.ndarray,             # Impulse response, direct sound first, (taps,)
+    sample_rate:int=SAMPLE_RATE, # Hz
+)->float:                        # dB
+    "How much louder the first 50 ms of a response are than all that follows: C50 of ISO 3382-1. Across a living room it is 5 to 15 dB, below 0 words run into each other"
+    power, early = np.square(taps, dtype=np.float64), int(.05*sample_rate)
+    return float(10*np.log10(power[:early].sum()/max(power[early:].sum(), 1e-12)))
 
 def robust_rows(
     bench:Bench, # Pack and plan
@@ -149,7 +166,7 @@ def robust_rows(
     for snr_db, in_room in conditions:
         scene = Scene(None if snr_db is None else noise, math.inf if snr_db is None else snr_db, rooms if in_room else (), bench.seed)
         name = "-".join([row_name(of).replace(" #", "-"), *(["room"] if in_room else []), "quiet" if snr_db is None else f"{snr_db:g}dB"])
-        work = lambda _: dict(judge_in(detector, calls, back, scene, clean["threshold"], bench.plan.target), clean=clean, files=files, cannot_show=CANNOT_SHOW["R"] + ("" if files["music"] else " No music is among the noise."))
+        work = lambda _: dict(judge_in(detector, calls, back, scene, clean["threshold"], bench.plan.target), clean=clean, files=files, rooms_used=[dict(room=Path(r["path"]).stem, clarity_db=round(clarity(taps), 1)) for r, taps in zip(kept("rooms"), scene.rooms)], cannot_show=CANNOT_SHOW["R"] + ("" if files["music"] else " No music is among the noise."))
         yield once(bench, f"R/{word}/{name}", work, word=word, phrase=of["phrase"], of=of["key"], of_protocol=row_name(of), snr_db=snr_db, rooms=in_room, target=bench.plan.target, graph=detector.graph)
 
 # %% ../../nbs/ship/37_protocols.ipynb #66002cf2

@@ -58,7 +58,7 @@ class Timeline:
 
 # %% ../../nbs/learn/24_encode.ipynb #f8933258
 BENT = AugmentConfig(p_speed=0., eq_db=3.5, warp=(.86, 1.15), p_warp=.6, p_room=.35) # What is done to the speech
-BENT_LESS = BENT.replace(p_room=.25, p_noise=.6, snr_db=(3., 35.)) # For the second look: what is lost in noise cannot be named, and trying costs what can
+BENT_LESS = BENT.replace(p_room=.42, p_noise=.6, snr_db=(1., 35.)) # For the second look: what is lost in noise cannot be named, and trying costs what can; in rooms it is not lost
 
 class EncoderBatches:
     "Windows of speech, in noise and rooms, and the sounds to name"

@@ -63,7 +63,7 @@ class PretrainConfig(Config):
     batch_size:int=128      # Windows in one
     lr:float=4e-3           # Highest learning rate, one cycle
     real:float=.6           # Share of windows from recordings and voices made of recordings; the rest is espeak-ng's
-    verifier_steps:int=23000# Batches of the second look's encoder; 0: none
+    verifier_steps:int=45000# Batches of the second look's encoder; 0: none
     verifier_batch:int=64   # Windows in one
     verifier_lr:float=3e-3  # Highest learning rate, one cycle
     verifier_shares:tuple=(.49, .25, .26) # Of its windows: recordings and voices made of recordings, espeak-ng, the bank

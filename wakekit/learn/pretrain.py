@@ -6,7 +6,7 @@
 __all__ = ['log', 'vector_quantize', 'trusted', 'trimmed', 'cut', 'bank_arrays', 'timelines', 'sources', 'pretrain']
 
 # %% ../../nbs/learn/25_pretrain.ipynb #e0a32a94
-import json, logging
+import hashlib, json, logging
 from pathlib import Path
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ..data.cache import PcmCache
 from ..data.sounds import SONOROUS
 from ..data.voices import _unpack
 from .align import Alignment, Sentence, line
-from .encode import BENT_LESS, SPEEDS, Timeline, learn_encoder, learn_verifier_encoder
+from .encode import BENT, BENT_LESS, SPEEDS, Timeline, learn_encoder, learn_verifier_encoder
 from .models import encoder_key
 from .objective import PRESETS
 from .takes import PretrainConfig, align_takes, bank_speech, fitting, heard_rows, other_voices, people, stage_key, synthetic_speech
@@ -155,7 +155,7 @@ def _noise_and_rooms(audio, rows, work):
     for r in rows["rooms"]:
         try: walls.append(prepare_room(load_audio(Path(audio)/r["path"])))
         except (AudioError, OSError) as e: log.warning("left out: %s", e)
-    return PcmCache.build(work/f"noise-{key}", items, key, "noise"), np.array([*(synthetic_room(rng) for _ in range(48)), *walls], np.float32)
+    return PcmCache.build(work/f"noise-{key}", items, key, "noise"), np.array([*(synthetic_room(rng) for _ in range(120)), *walls], np.float32)
 
 def _encoder(name, lines, noise, rooms, config, device, work, key):
     "An encoder for the network of a preset, kept on disk: (key, weights, accuracy)"
@@ -195,7 +195,7 @@ def pretrain(
     about = sources(takes, rows, config)
     with atomic_write(out/"voices.npz") as f: np.savez(f, **bank_arrays(takes, pictures, aligned, config.stages, config.seed), about=json.dumps(about))
     noise, rooms = _noise_and_rooms(audio, rows, work)
-    key = stage_key([(t.kind, str(t.cache.names[t.item]), t.text) for t in takes], synthetic[0].key, noise.key, config.replace(verifier_steps=0, verifier_batch=1, verifier_lr=1., verifier_shares=(1.,), bank_calls=0, bank_sentences=0).to_json())
+    key = stage_key([(t.kind, str(t.cache.names[t.item]), t.text) for t in takes], synthetic[0].key, noise.key, hashlib.sha256(rooms.tobytes()).hexdigest(), BENT.to_json(), config.replace(verifier_steps=0, verifier_batch=1, verifier_lr=1., verifier_shares=(1.,), bank_calls=0, bank_sentences=0).to_json())
     own = [k for k, t in enumerate(takes) if t.kind in config.kinds]
     lines = timelines([takes[k] for k in own], [aligned[k] for k in own], synthetic, seed=config.seed)
     learned = [_encoder(name, lines, noise, rooms, config, device, work, key) for name in config.networks]

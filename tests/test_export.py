@@ -59,7 +59,7 @@ def test_a_second_look_goes_there_and_back(both):
     verifier, b = both
     m, again = b.manifest, E.load_verifier(b.path)
     assert m["schema_version"] == 2 and m["smooth_ms"] == 20 and m["receptive_field_ms"] == 2580
-    assert {k: m["verifier"][k] for k in ("file", "samples", "every_ms", "smooth_ms")} == dict(file="verifier.onnx", samples=41_280, every_ms=100, smooth_ms=m["config"]["smooth_ms"])
+    assert {k: m["verifier"][k] for k in ("file", "samples", "every_ms", "looks", "smooth_ms")} == dict(file="verifier.onnx", samples=41_280, every_ms=100, looks=2, smooth_ms=m["config"]["smooth_ms"])
     assert m["verifier"]["parameters"] == sum(p.numel() for p in verifier.parameters())
     assert again.config == verifier.config and again.states == verifier.states == phrase_states("computer") and not again.training
     for name, value in verifier.state_dict().items(): assert torch.equal(value, again.state_dict()[name]), name

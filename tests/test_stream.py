@@ -303,6 +303,41 @@ def test_events_with_a_second_look_do_not_depend_on_chunks(careful, tune, sizes)
         np.testing.assert_allclose([e.time_s for e in live], [.383, 5.503], atol=.06)
 
 
+@pytest.fixture
+def twice(careful, tmp_path):
+    folder = shutil.copytree(careful, tmp_path/"twice")
+    m = json.loads((folder/"manifest.json").read_text(encoding="utf-8"))
+    rewrite(folder, verifier=m["verifier"] | dict(looks=2))
+    return folder
+
+
+@pytest.mark.parametrize("sizes", [[320], [1280], [0, 1, 37, 321, 5000], [200_000]])
+def test_two_looks_in_a_row_for_any_chunking(twice, tune, sizes):
+    whole, d, rng, at, out = Detector(twice).score(tune), Detector(twice), np.random.default_rng(0), 0, []
+    while at < len(tune):
+        n = int(rng.choice(sizes))
+        out.append(d.score(tune[at:at+n]))
+        at += n
+    np.testing.assert_allclose(np.concatenate(out), whole, atol=1e-6)
+    assert whole.max() > .5 and not np.array_equal(whole, Detector(twice.parent/"twice", verify=False).score(tune))
+
+
+def test_reset_in_the_middle_of_a_row(twice, tune):
+    d = Detector(twice)
+    first = d.score(tune)
+    for stop in (8000, 12_000, 30_000):
+        d.reset()
+        d.score(tune[:stop])
+        d.reset()
+        np.testing.assert_allclose(d.score(tune), first, atol=1e-6)
+
+
+@pytest.mark.parametrize("tail", [0, 800, 3200, 16_000])
+def test_a_recording_that_ends_with_the_call(twice, careful, tail):
+    x = np.concatenate([np.zeros(16_000, np.float32), chime(), np.zeros(tail, np.float32)])
+    assert len(Detector(careful).detect(x)) == len(Detector(twice).detect(x)) == 1
+
+
 def test_nobody_is_asked_while_the_first_look_is_unconvinced(careful):
     d, session = counted(careful)
     quiet = d.score(.001*np.random.default_rng(0).standard_normal(100_000).astype(np.float32))
@@ -344,7 +379,7 @@ def test_a_looks_answer_survives_any_logit(careful):
 
 
 @pytest.mark.parametrize("changes", [dict(file="other.onnx"), dict(file=...), dict(file=7), dict(samples=0), dict(samples=16_000.), dict(samples=True), dict(every_ms=-1),
-                                     dict(smooth_ms="40"), dict(open_at=float("nan")), dict(open_at=True), dict(open_at=...)])
+                                     dict(smooth_ms="40"), dict(looks=0), dict(looks=1.5), dict(looks=True), dict(looks=None), dict(looks=10**30), dict(every_ms=1e30), dict(open_at=float("nan")), dict(open_at=True), dict(open_at=...)])
 def test_wrong_words_about_the_second_look(careful, tmp_path, changes):
     bad = shutil.copytree(careful, tmp_path/"b")
     v = json.loads((bad/"manifest.json").read_text(encoding="utf-8"))["verifier"] | changes

@@ -103,6 +103,7 @@ def pretrained_encoder(
 )->Encoder:                                 # Eval mode, CPU
     "The encoder that comes with the package"
     encoder = Encoder(config)
+    if not 1 <= config.looks <= 100: raise ConfigError(f"verifier.looks is how many looks in a row count together, 1 to 100, not {config.looks}")
     if not config.rates or not all(.4<=r<=1 for r in config.rates): raise ConfigError(f"verifier.rates are lengths between 0.4 and 1, at least one of them, not {config.rates}")
     with (importlib.resources.files("wakekit.learn")/"verifier.pt").open("rb") as f: kept = torch.load(f, map_location="cpu", weights_only=True)
     try: encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in kept["weights"].items()})

@@ -43,8 +43,9 @@ def _int8_words(manifest):
 def _second_words(manifest):
     "What the card says of the second look"
     if not (v := manifest.get("verifier")): return ""
+    row = f", {v['looks']} times in a row" if v.get("looks", 1) > 1 else ""
     asked = f", which begins {v['opens_per_hour']:.0f} times per hour of held-out background" if "opens_per_hour" in v else ""
-    return (f"- second look: {v['parameters']:,} parameters, {1000*v['samples']/manifest['sample_rate']:.0f} ms at once, asked while the first look's score over {v['smooth_ms']:g} ms is at least {v['open_at']:.3f}{asked};"
+    return (f"- second look: {v['parameters']:,} parameters, {1000*v['samples']/manifest['sample_rate']:.0f} ms at once, asked while the first look's score over {v['smooth_ms']:g} ms is at least {v['open_at']:.3f}{asked}{row};"
             f" what runs all the time is the network above. The threshold is of both looks together; the TorchScript and .pt forms hold the first one alone, to be compared with that {v['open_at']:.3f}\n")
 
 def model_card(

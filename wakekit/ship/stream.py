@@ -8,6 +8,7 @@ __all__ = ['SCHEMA_VERSION', 'RECENT_FRAMES', 'Bundle', 'graph_session', 'to_pcm
 
 # %% ../../nbs/ship/30_stream.ipynb #5ca90580
 import hashlib
+import itertools
 import json
 import math
 import warnings
@@ -28,7 +29,7 @@ _required = {"schema_version": int, "phrase": str, "sample_rate": int, "step_sam
 def _verifier_fits(v, files):
     "Does the manifest say all about the second look that is needed?"
     number = lambda k: type(v.get(k)) in (int, float) and math.isfinite(v[k]) and v[k] >= 0
-    return isinstance(v, dict) and isinstance(v.get("file"), str) and v["file"] in files and type(v.get("samples")) is int and v["samples"] > 0 and all(map(number, ("every_ms", "smooth_ms", "open_at"))) and number("first_weight" if "first_weight" in v else "open_at") and type(v.get("looks", 1)) is int and v.get("looks", 1) > 0
+    return isinstance(v, dict) and isinstance(v.get("file"), str) and v["file"] in files and type(v.get("samples")) is int and v["samples"] > 0 and all(map(number, ("every_ms", "smooth_ms", "open_at"))) and number("first_weight" if "first_weight" in v else "open_at") and type(v.get("looks", 1)) is int and 0 < v.get("looks", 1) <= 100 and v["every_ms"] <= 60_000
 
 def _manifest(folder):
     "The manifest of `folder`, or what is wrong with it"
@@ -155,7 +156,7 @@ def verifier_session(
 RECENT_FRAMES = 25 # Half a second: how far back the first look's best score counts
 
 class SecondLook:
-    "Asks the verifier while the first look is convinced"
+    "Asks the verifier while the first look is convinced, and until there were enough looks in a row"
     def __init__(self,
         bundle:Bundle, # With a verifier
     ):
@@ -199,7 +200,7 @@ class SecondLook:
 def _second_process(self,
     scores:np.ndarray, # Raw scores of the first look, (steps,)
     pcm:np.ndarray,    # The samples that they came from, (steps*step_samples,)
-)->np.ndarray:         # Final scores, (steps,) float32; 0 where the first look is not convinced
+)->np.ndarray:         # Final scores, (steps,) float32; 0 where the first look is not convinced, nor was just before
     "Replace the scores of the first look by those of the second"
     smoothed, at = self._smoother.process(scores), self._seen + np.arange(len(scores))
     convinced = np.maximum.accumulate(np.concatenate([[self._convinced], np.where(smoothed >= self.open_at, at, self._convinced)]))
@@ -338,11 +339,12 @@ def _completed(self, event, smoothed):
 def _detect(self,
     waveform, # A whole recording: (time,) samples at 16 kHz, or the path of an audio file of any rate and format
 )->list:      # `Event`s, with peak and end
-    "All wake words in a recording; starts from silence and leaves the detector reset"
+    "All wake words in a recording; starts from silence and leaves the detector reset. Where it ends, quiet goes on for as long as a second look may take"
     if isinstance(waveform, (str, Path)):
         from wakekit.data.audio import iter_audio
         chunks = iter_audio(waveform)
     else: chunks = [waveform]
+    if self._second: chunks = itertools.chain(chunks, [np.zeros((self._second.looks - 1)*self._second.every_frames*self._step, np.float32)])
     self.reset()
     events, smoothed, smooth = [], [], self._smoother.process
     try:

@@ -4,7 +4,7 @@ import numpy as np, pytest
 from wakekit.core import AudioError, BundleError, SAMPLE_RATE
 from wakekit.data.synth import Utterance
 from wakekit.data.voices import PeopleSynthesizer
-from wakekit.learn.enrol import Enrolled, distance, enrol, features, step_costs, warp, way, windows
+from wakekit.learn.enrol import Enrolled, distance, enrol, features, pitch, step_costs, tone, warp, way, windows
 from wakekit.learn.verifier import Encoder
 
 PEOPLE = PeopleSynthesizer()
@@ -102,3 +102,34 @@ def test_takes_that_do_not_belong_together(takes):
     with pytest.raises(AudioError, match="take 2 does not sound like the others"): enrol([takes[0], says("good morning", 3), takes[1]])
     with pytest.raises(AudioError, match="2 recordings of the phrase or more, not 1"): enrol(takes[:1])
     with pytest.raises(AudioError, match="at most 6 s"): enrol([takes[0], np.concatenate([says("a glass of water", k) for k in range(8)])])
+
+def glide(low, high, seconds=2.58):
+    f = np.geomspace(low, high, int(seconds*SAMPLE_RATE))
+    return sum(np.sin(2*np.pi*h*np.cumsum(f)/SAMPLE_RATE)/h for h in range(1, 9))*.05
+
+@pytest.mark.parametrize("low, high", [(90, 90), (80, 160), (400, 200), (300, 300)])
+def test_pitch_follows_a_voice_and_keeps_its_octave(low, high):
+    octaves, periodic = pitch(glide(low, high)[None])
+    wanted = np.log2(np.geomspace(low, high, 41_280))[320:][::320][:octaves.shape[1]]
+    assert octaves.shape==periodic.shape==(1, 128) and np.abs(octaves[0, 4:-6] - wanted[4:-6]).max() < .1 and periodic[0, 4:-6].min() > .8
+
+@pytest.mark.parametrize("n", [640, 1000, 41_280])
+def test_pitch_of_silence_noise_and_short_windows_is_a_number(n):
+    for x in (np.zeros((1, n)), np.random.default_rng(0).normal(0, .1, (2, n))):
+        octaves, periodic = pitch(x)
+        assert octaves.shape==(len(x), n//320 - 1) and np.isfinite(octaves).all() and np.isfinite(periodic).all() and periodic.max() < .6
+        np.testing.assert_allclose(np.linalg.norm(tone(octaves[0], periodic[0]), axis=1), 1)
+
+def test_windows_do_not_change_each_others_pitch():
+    x = np.stack([glide(80, 160), glide(300, 200)])
+    for k in range(2): np.testing.assert_array_equal(pitch(x)[0][k], pitch(x[[k]])[0][0])
+
+def test_rising_is_not_falling():
+    up, down = (tone(*(part[0] for part in pitch(glide(a, b)[None]))) for a, b in ((100, 160), (160, 100)))
+    assert distance(up, down) > 3*distance(up, tone(*(part[0] for part in pitch(glide(200, 320)[None]))))  # another voice, the same tone
+
+def test_what_an_older_wakekit_saved_is_refused(word, tmp_path):
+    folder = word.save(tmp_path)
+    about = json.loads((folder/"enrolled.json").read_text(encoding="utf-8"))
+    (folder/"enrolled.json").write_text(json.dumps(about | dict(schema_version=1)), encoding="utf-8")
+    with pytest.raises(BundleError, match="enrol it again"): Enrolled.load(tmp_path)

@@ -57,9 +57,10 @@ def windows(
 _LAGS, _SIZE = np.arange(38, 247), 800 # Samples: 421 to 65 Hz; of a piece that is compared
 
 def pitch(
-    x:np.ndarray, # Windows (n, samples) at 16 kHz
+    x:np.ndarray, # Windows (n, samples) at 16 kHz, of 40 ms or more
 )->tuple:         # log2 of its frequency in Hz, and how periodic the sound is, up to 1; (n, steps) both
     "How high the voice is at each step of 20 ms"
+    if len(x) > 1: return tuple(np.concatenate(part) for part in zip(*(pitch(window[None]) for window in x)))  # a minute at once takes long and fills the memory
     steps, top = x.shape[1]//320 - 1, int(_LAGS[-1])
     padded = np.pad(x - x.mean(1, keepdims=True), ((0, 0), (_SIZE//2, _SIZE//2 + top))).astype(np.float64)
     whole = np.lib.stride_tricks.sliding_window_view(padded, _SIZE + top, axis=1)[:, 320:320*(steps + 1):320]

@@ -107,8 +107,14 @@ def test_a_training_without_its_second_look_is_not_done(tmp_path):
     assert _result(tmp_path/"checkpoint.pt", True).verifier is None
     write_verifier(second, tmp_path)  # of nobody knows which first look
     with pytest.raises(TrainError, match="second look"): _result(tmp_path/"checkpoint.pt", False)
-    own = identity(model.eval(), second, "x", config)
+    own, older = identity(model.eval(), second, "x", config), config.to_dict()
+    older["verifier"].pop("looks")
+    older["augment"].pop("p_band")
     torch.save(dict(identity=own, config=config.verifier.to_json(), states=second.states, weights=second.state_dict()), tmp_path/"verifier.pt")
+    for trained in (config.to_dict(), older):  # an older wakekit's words for the same: it did not know every setting of today
+        torch.save(dict(identity=json.dumps(dict(config=trained, train="x")), best=best, epoch=2, history="[]"), tmp_path/"checkpoint.pt")
+        torch.save(dict(identity=json.dumps(dict(json.loads(own), config=trained)), config=config.verifier.to_json(), states=second.states, weights=second.state_dict()), tmp_path/"verifier.pt")
+        assert _result(tmp_path/"checkpoint.pt", False).verifier is not None
     found = _result(tmp_path/"checkpoint.pt", False).verifier
     assert torch.equal(found.head.out[1].weight, second.head.out[1].weight) and not found.training and all(torch.isfinite(p).all() for p in found.parameters())
 

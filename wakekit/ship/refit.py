@@ -178,7 +178,10 @@ def _result(checkpoint, force):
     model.load_state_dict(best["weights"])
     try: verifier = load_verifier(checkpoint.parent) if config.verifier.steps else None
     except BundleError: verifier = None  # an older wakekit's
-    if verifier is not None and torch.load(checkpoint.parent/"verifier.pt", map_location="cpu", weights_only=True).get("identity")!=belongs(model.eval(), verifier, identity["train"], config): verifier = None  # of an earlier run
+    if verifier is not None:
+        found = torch.load(checkpoint.parent/"verifier.pt", map_location="cpu", weights_only=True).get("identity")
+        own = dict(json.loads(belongs(model.eval(), verifier, identity["train"], config)), config=identity["config"])  # in the words of the wakekit that trained it
+        if not found or json.loads(found)!=own: verifier = None  # of an earlier run
     if verifier is None and identity["config"].get("verifier", {}).get("steps") and not force:
         raise TrainError("this training stopped before its second look was learned: the command that started it goes on, or --force exports the first look alone")
     return TrainResult(model.eval(), config, json.loads(state["history"]), best["epoch"], best["threshold"], identity["train"], checkpoint.parent, verifier)

@@ -20,7 +20,7 @@ from ..data.spoken import voice_sides
 from ..data.phrases import near_misses, steps_apart
 from ..data.synth import draw_utterances, phonemize, synthesize
 from ..data.voices import all_synthesizers
-from ..learn.enrol import enrol as enrol_takes
+from ..learn.enrol import EnrolConfig, enrol as enrol_takes
 from ..learn.metrics import measure, operating_point, smooth_scores, wilson_interval
 from .bench import UNNAMED, Bench, few_split, once, row_name, summary, train_row, under, unseen
 from .evaluate import Recording, hear_background, hear_positives, in_its_room
@@ -160,13 +160,14 @@ def robust_rows(
     word, detector, kept = of["word"], Detector(folder/"bundle"), lambda *kinds: [r for r in under(bench.rows, *kinds) if unseen(r)]
     split = few_split(bench.rows, word, of.get("size", 0), of.get("draw", 0), bench.seed)
     calls, back = ([Recording(r["path"], bench.path(r)) for r in rs] for rs in (split.test_calls, split.test_background))
-    noise, rooms = noise_stream(bench.paths(kept("noise", "music")), bench.seed), tuple(prepare_room(load_audio(bench.path(r))) for r in kept("rooms"))
+    responses = [load_audio(bench.path(r)) for r in kept("rooms")]
+    noise, rooms, clear = noise_stream(bench.paths(kept("noise", "music")), bench.seed), tuple(map(prepare_room, responses)), [round(clarity(x[np.abs(x).argmax():]), 1) for x in responses]
     clean, files = point_at(of, detector.graph, bench.plan.target), {kind: len(kept(kind)) for kind in ("noise", "music", "rooms")}
     conditions = [(db, False) for db in bench.plan.snrs_db] + [(db, True) for db in bench.plan.room_snrs_db if len(rooms)]
     for snr_db, in_room in conditions:
         scene = Scene(None if snr_db is None else noise, math.inf if snr_db is None else snr_db, rooms if in_room else (), bench.seed)
         name = "-".join([row_name(of).replace(" #", "-"), *(["room"] if in_room else []), "quiet" if snr_db is None else f"{snr_db:g}dB"])
-        work = lambda _: dict(judge_in(detector, calls, back, scene, clean["threshold"], bench.plan.target), clean=clean, files=files, rooms_used=[dict(room=Path(r["path"]).stem, clarity_db=round(clarity(taps), 1)) for r, taps in zip(kept("rooms"), scene.rooms)], cannot_show=CANNOT_SHOW["R"] + ("" if files["music"] else " No music is among the noise."))
+        work = lambda _: dict(judge_in(detector, calls, back, scene, clean["threshold"], bench.plan.target), clean=clean, files=files, rooms_used=[dict(room=Path(r["path"]).stem, clarity_db=c) for r, c in zip(kept("rooms"), clear)] if in_room else [], cannot_show=CANNOT_SHOW["R"] + ("" if files["music"] else " No music is among the noise."))
         yield once(bench, f"R/{word}/{name}", work, word=word, phrase=of["phrase"], of=of["key"], of_protocol=row_name(of), snr_db=snr_db, rooms=in_room, target=bench.plan.target, graph=detector.graph)
 
 # %% ../../nbs/ship/37_protocols.ipynb #66002cf2
@@ -301,7 +302,7 @@ def enrol_row(
         at = dict(strict=figures(strict), **({} if own is None else dict(own=figures(float(own)))))
         return dict(at=at, refused=refused, scores=dict(same=same, words=words, people=people), cannot_show=CANNOT_SHOW["E"])
     language = pair.learn[0].get("language", "")
-    return once(bench, f"E/{source.replace('/', '-')}/{pair.speaker}-{pair.word}".replace(" ", "_"), work, source=source, speaker=pair.speaker, word=pair.word, phrase=pair.word.replace("_", " "), language=language,
+    return once(bench, f"E/{source.replace('/', '-')}/{pair.speaker}-{pair.word}".replace(" ", "_"), work, source=source, speaker=pair.speaker, word=pair.word, phrase=pair.word.replace("_", " "), language=language, compared=EnrolConfig().to_dict() if enrol is enrol_takes else None,
                 learned=[r["path"] for r in pair.learn], allowed=allowed, by=f"{getattr(enrol, '__module__', '')}.{getattr(enrol, '__qualname__', type(enrol).__name__)}")
 
 # %% ../../nbs/ship/37_protocols.ipynb #113b3e5c

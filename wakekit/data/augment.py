@@ -98,7 +98,7 @@ def synthetic_room(
     t, unit, white = np.arange(n)/sample_rate, lambda x: x/np.sqrt((x**2).sum()), rng.normal(size=n)
     low = np.convolve(white, np.ones(4)/4)[:n]
     tail = (low*10**(-3*t/rt60) + (white - low)*10**(-3*t/(rt60*rng.uniform(.35, 1))))*np.clip((t - .003)/.02, 0, 1)
-    at = rng.integers(int(.001*sample_rate), int(.06*sample_rate), rng.integers(4, 25))
+    at = rng.integers(int(.001*sample_rate), min(int(.06*sample_rate), n), rng.integers(4, 25))
     early, share = np.bincount(at, rng.normal(size=len(at))*10**(-20*t[at]), n), rng.uniform(.1, .7)
     x = ((share**.5*unit(early) + (1 - share)**.5*unit(tail))*10**(rng.uniform(-12, 12)/20)).clip(-1, 1)
     x[0] = 1

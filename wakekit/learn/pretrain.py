@@ -204,6 +204,6 @@ def pretrain(
     with atomic_write(out/"encoder.pt") as f: torch.save(dict(weights={k: weights for k, weights, _ in learned}, about=about), f)
     if config.verifier_steps:
         by_bank = bank_speech(_unpack(np.load(out/"voices.npz")), [*texts, *(t.text for t in takes)], work, config)
-        weights, right = _verifier(timelines(takes, aligned, synthetic, by_bank, seed=config.seed), noise, rooms, config, device, work, stage_key(key, by_bank[0].key, config.to_json(), VerifierConfig().to_json(), SPEEDS, BENT_LESS.to_json()))
+        weights, right = _verifier(timelines(takes, aligned, synthetic, by_bank, seed=config.seed), noise, rooms, config, device, work, stage_key(key, by_bank[0].key, config.to_json(), *(getattr(VerifierConfig(), k) for k in ("channels", "dilations", "frames", "features")), SPEEDS, BENT_LESS.to_json()))
         with atomic_write(out/"verifier.pt") as f: torch.save(dict(weights=weights, about={**about, "frame_accuracy": right, "steps": config.verifier_steps}), f)
     return about

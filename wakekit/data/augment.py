@@ -10,7 +10,7 @@ __all__ = ['AugmentConfig', 'Draws', 'outside_band', 'draw', 'synthetic_room', '
 from dataclasses import dataclass, fields
 import numpy as np
 from ..core import AudioError, Config, SAMPLE_RATE
-from .mel import FeatureConfig
+from .mel import FeatureConfig, hz_to_mel
 
 # %% ../../nbs/data/15_augment.ipynb #c7a3ecb7
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def outside_band(
     n_mels:int=40, # Mel bands of the front end
 )->np.ndarray:     # 0 inside to 1 two mel bands outside, (n_mels,)
     "Which mel bands a narrow band of frequencies leaves out"
-    mel, f = (lambda hz: 2595*np.log10(1 + hz/700)), FeatureConfig(n_mels=n_mels)
-    middle, width = np.linspace(mel(f.f_min), mel(f.f_max), n_mels + 2)[1:-1], (mel(f.f_max) - mel(f.f_min))/(n_mels + 1)
-    return np.maximum(mel(low) - middle, middle - mel(high)).clip(0, 2*width)/(2*width)
+    f = FeatureConfig(n_mels=n_mels)
+    edges, width = np.linspace(hz_to_mel(f.f_min), hz_to_mel(f.f_max), n_mels + 2, retstep=True)
+    return np.maximum(hz_to_mel(low) - edges, edges - hz_to_mel(high))[1:-1].clip(0, 2*width)/(2*width)
 
 # %% ../../nbs/data/15_augment.ipynb #51116094
 def draw(

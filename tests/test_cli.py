@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wakekit.cli import guess_format, main
+from wakekit.cli import main
+from wakekit.cli_data import guess_format
 from wakekit.data.audio import save_audio
 from wakekit.data.interchange import Dataset
 from wakekit.ship.stream import Bundle
@@ -100,8 +101,8 @@ def test_help_and_version_are_0(capsys):
 
 
 def test_every_command_teaches_with_an_example_and_speaks_json(capsys):
-    from wakekit.cli import _commands
-    for name in _commands.all:
+    from wakekit.cli_data import commands
+    for name in commands.all:
         assert main([*name.split(), "--help"]) == 0
         text = capsys.readouterr().out
         assert "example:\n  " in text and "wakekit " + name in text.split("example:")[1] and "--json" in text and "--env-file" in text

@@ -3,6 +3,7 @@ import numpy as np, pytest
 torch = pytest.importorskip("torch")
 from wakekit.core import TrainError
 from wakekit.data.batches import prepare
+from wakekit.data.recordings import Item
 from wakekit.data.spoken import DataConfig
 from wakekit.env import Settings
 from wakekit.learn import verify
@@ -37,6 +38,21 @@ def test_size_is_what_the_device_was_promised():
     assert len(long) > 32 and sum(p.numel() for p in Verifier(states=long).parameters()) <= 350_000
     assert Verifier().samples == 41_280
     with torch.no_grad(): assert torch.isfinite(Verifier(states=long).eval()(torch.randn(1, 41_280))).all()
+
+
+def test_with_recordings_most_voices_are_still_made(tmp_path):
+    "What a few people said does not crowd out the voices of the bank, and halves are cut from these"
+    rng = np.random.default_rng(0)
+    said = [Item((np.hanning(8000)*rng.normal(0, .1, 8000)).astype(np.float32), f"speaker {k}", f"{k}") for k in range(4)]
+    train, _ = prepare(tmp_path, DATA.replace(synthetic=12, valid_share=0.), said)
+    batches, asked = (verifier_batches(train, CONFIG.replace(batch=CONFIG.batch.replace(synthetic=s)), Verifier(states=train.states), np.zeros(0, int)) for s in (None, .25))
+    assert len(batches.real)==4 and batches.synthetic_share==pytest.approx(33/37) and asked.synthetic_share==.25
+    heard, read = set(), train.clips.read
+    train.clips.read = lambda i, *a: heard.add(int(i)) or read(i, *a)
+    for k in range(20): asked._joined(np.random.default_rng(k), k%2==0), asked._positive(np.random.default_rng(k), cut=True)
+    assert not heard & set(batches.real.tolist()) and heard & set(batches.said.tolist())
+    for k in range(20): asked._positive(np.random.default_rng(k))
+    assert heard & set(batches.real.tolist())
 
 
 def test_microphone_and_level_are_taken_away():

@@ -257,7 +257,7 @@ class Batches:
 @patch
 def _positive(self:Batches, rng, cut=False):
     "A window with the phrase, or with a part of it, and where that ends"
-    said = len(self.said) and rng.random() < self.synthetic_share
+    said = len(self.said) and (rng.random() < self.synthetic_share or cut)  # where a recording begins and ends is less sure
     i = rng.choice(self.said if said else self.real)
     x, (start, end) = self.data.clips.read(i), self.data.bounds[i]
     at = self.receptive_field + int(rng.integers(*((0, self.config.out_steps) if cut else self.config.end_steps)))*self.step
@@ -304,7 +304,7 @@ def _something(self:Batches, rng, level, goes_on):
 @patch
 def _joined(self:Batches, rng, begun):
     "A window with the start of the phrase and something else instead of its end, or the other way round, and where it ends"
-    i = rng.choice(self.said if len(self.said) and (not len(self.real) or rng.random() < self.synthetic_share) else self.real)
+    i = rng.choice(self.said if len(self.said) else self.real)
     x, (start, end) = self.data.clips.read(i).astype(np.float32), self.data.bounds[i]
     cut, lap = int(start + (end - start)*rng.uniform(*((.35, .65) if begun else (.3, .65)))), np.linspace(0, 1, 80, dtype=np.float32)
     other = self._something(rng, 1 + np.sqrt((x[start:end]**2).mean()), begun)

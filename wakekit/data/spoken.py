@@ -100,10 +100,11 @@ def synthetic_items(
 
 # %% ../../nbs/data/18_spoken.ipynb #3ecaf327
 def synthetic_share(
-    n:int,     # Recordings of the phrase
-)->float:      # Between 0 and 1
+    n:int,        # Recordings of the phrase
+    half:int=12,  # With how many of them it is a half
+)->float:         # Between 0 and 1
     "Share of the calls in a batch that is synthetic: all without recordings, a fifth with fifty"
-    return 12/(12 + n)
+    return half/(half + n)
 
 def same_door(
     items,       # `Item`s

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 from ..core import SAMPLE_RATE, TrainError, atomic_write, progress
 from ..data.batches import BatchConfig, Batches, TrainingSet
+from ..data.spoken import synthetic_share
 from .metrics import smooth_scores
 from .models import WakeModel
 from .objective import TrainConfig, average_into, batch_features, learning_rate, mine, score_background
@@ -40,8 +41,9 @@ def verifier_batches(
     hard:np.ndarray,   # From `fooled`
 )->Batches:            # As many as it trains for
     "Calls, near misses, halves, halves that something else makes whole, and what fooled the first look"
-    own, step = config.verifier, 2*config.verifier.features.hop_length
-    mix = BatchConfig(batch_size=own.batch_size, positive=.22, cut=.045, near_miss=.22, begun=.18, ended=.09, isolated=.045, hard=.145, end_steps=(3, 25), synthetic=config.batch.synthetic, babble=config.batch.babble)
+    own, step, made = config.verifier, 2*config.verifier.features.hop_length, config.batch.synthetic
+    if made is None and (n := len(data.where("positive"))): made = synthetic_share(n, 33)
+    mix = BatchConfig(batch_size=own.batch_size, positive=.22, cut=.045, near_miss=.22, begun=.18, ended=.09, isolated=.045, hard=.145, end_steps=(3, 25), synthetic=made, babble=config.batch.babble)
     return Batches(data, mix, own.augment, verifier.samples - (mix.out_steps - 1)*step, step, own.steps, config.seed, 1_000_000, hard)
 
 # %% ../../nbs/learn/25_verify.ipynb #6552e4f7

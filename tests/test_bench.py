@@ -4,7 +4,7 @@ import pytest
 from wakekit.core import AudioError, write_json
 from wakekit.data.spoken import DataConfig
 from wakekit.env import Settings
-from wakekit.learn.train import preset
+from wakekit.learn.config import preset
 from wakekit.ship import bench as module
 from wakekit.ship.bench import Bench, accuracy_table, audio_pack, few_split, half_split, once, row_name, speaker, summary, toy_pack, train_row, under, unseen
 

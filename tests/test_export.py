@@ -12,7 +12,8 @@ from wakekit.learn.metrics import smooth_scores
 from wakekit.learn.models import WakeModel
 from wakekit.data.voices import phrase_states
 from wakekit.learn.verifier import Verifier
-from wakekit.learn.train import TrainResult, preset
+from wakekit.learn.config import preset
+from wakekit.learn.train import TrainResult
 from wakekit.ship import export as E
 from wakekit.ship.evaluate import Gate, Gates
 from wakekit.ship.stream import Detector, verifier_session

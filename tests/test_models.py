@@ -2,7 +2,8 @@
 import numpy as np, pytest, torch
 from wakekit.core import ConfigError
 from wakekit.data.mel import FeatureConfig
-from wakekit.learn.models import ARCHS, CausalConv, ModelConfig, StreamingModel, Tape, WakeModel, model_size
+from wakekit.learn.config import ModelConfig
+from wakekit.learn.models import ARCHS, CausalConv, StreamingModel, Tape, WakeModel, model_size
 
 CONFIGS = [ModelConfig(arch=arch, channels=16, dilations=d, stride=s, kernel=k) for arch in ARCHS for d, s, k in [((1, 2), 2, 5), ((3,), 1, 3), ((1, 1, 2), 4, 2)]]
 

@@ -9,10 +9,11 @@ from wakekit.data.synth import EspeakSynthesizer, Utterance, Voice, draw_utteran
 from wakekit.data.voices import PeopleSynthesizer, _unpack
 from wakekit.learn import models
 from wakekit.learn.align import Aligner, Alignment, Sentence, frame_labels, line, spell, viterbi
-from wakekit.learn.models import ModelConfig, WakeModel, encoder_key, warm_start
+from wakekit.learn.config import ModelConfig, VerifierConfig
+from wakekit.learn.models import WakeModel, encoder_key, warm_start
 from wakekit.learn.encode import Timeline, learn_encoder, learn_verifier_encoder
 from wakekit.learn.pretrain import cut, pretrain, trimmed, trusted, vector_quantize
-from wakekit.learn.verifier import VerifierConfig, pretrained_encoder
+from wakekit.learn.verifier import pretrained_encoder
 from wakekit.learn.takes import PretrainConfig, heard, heard_rows, other_voices, people, talkers
 
 TINY = PretrainConfig(sentences=10, talker_sentences=0, align_steps=(3, 3), align_channels=16, stages=2, steps=2, batch_size=4, verifier_steps=2, verifier_batch=2, bank_calls=3, bank_sentences=2)

@@ -6,7 +6,7 @@ from wakekit.core import AudioError, ConfigError, WakekitError, read_json
 from wakekit.data.audio import load_audio, save_audio
 from wakekit.data.spoken import DataConfig, voice_sides
 from wakekit.env import Settings
-from wakekit.learn.train import preset
+from wakekit.learn.config import preset
 from wakekit.ship import bench as training, protocols as module
 from wakekit.ship.bench import Bench, ProtocolConfig, audio_pack, toy_pack, under, unseen
 from wakekit.ship.evaluate import Recording, evaluate, hear_call

@@ -13,7 +13,8 @@ pytest.importorskip("torch.ao.nn.quantized")
 from wakekit.core import AudioError, SettingsError  # noqa: E402
 from wakekit.data.synth import draw_utterances, synthesize  # noqa: E402
 from wakekit.env import Settings, quant_scheme  # noqa: E402
-from wakekit.learn.models import ModelConfig, StreamingModel, WakeModel  # noqa: E402
+from wakekit.learn.config import ModelConfig
+from wakekit.learn.models import StreamingModel, WakeModel  # noqa: E402
 from wakekit.ship import quantize as Q  # noqa: E402
 from wakekit.ship.export import to_onnx  # noqa: E402
 

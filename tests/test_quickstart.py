@@ -7,7 +7,7 @@ from wakekit.data.audio import save_audio
 from wakekit.data.spoken import DataConfig
 from wakekit.data.interchange import Dataset
 from wakekit.env import Settings
-from wakekit.learn.train import preset
+from wakekit.learn.config import preset
 from wakekit.ship import quickstart as module
 
 FEW = DataConfig(synthetic=40, near_misses=10, filler=24, synthetic_rooms=2, valid_voices=.3, test_voices=.3)

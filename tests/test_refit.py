@@ -88,7 +88,7 @@ def test_a_training_without_its_second_look_is_not_done(tmp_path):
     torch = pytest.importorskip("torch")
     from wakekit.core import TrainError
     from wakekit.learn.models import WakeModel
-    from wakekit.learn.train import preset
+    from wakekit.learn.config import preset
     from wakekit.learn.verifier import Verifier
     from wakekit.learn.verify import identity
     from wakekit.ship.export import load_verifier, write_verifier

@@ -6,7 +6,8 @@ from wakekit.core import TrainError
 from wakekit.data.batches import prepare
 from wakekit.data.spoken import DataConfig
 from wakekit.env import Settings
-from wakekit.learn.train import Trainer, own_device, preset, train
+from wakekit.learn.config import preset
+from wakekit.learn.train import Trainer, own_device, train
 
 DATA = DataConfig(phrase="computer", synthetic=30, near_misses=16, filler=12, synthetic_rooms=2, valid_voices=.3)
 TINY = ["epochs=2", "steps_per_epoch=3", "warmup_steps=2", "mine_from=1", "mine_every=1", "hard_windows=20", "batch.batch_size=32", "verifier.steps=2", "verifier.batch_size=8"]
@@ -26,7 +27,8 @@ def test_two_processes_share_the_gradient(tmp_path, sets):
         from wakekit.data.batches import prepare
         from wakekit.data.spoken import DataConfig
         from wakekit.env import Settings
-        from wakekit.learn.train import Trainer, preset
+        from wakekit.learn.config import preset
+        from wakekit.learn.train import Trainer
         torch.set_num_threads(1)
         sets = prepare({str(sets[0].clips.folder.parent.parent)!r}, {DATA!r})
         settings = Settings.load(environ={{}}, device="cpu", compile="off", dist_backend="gloo")

@@ -8,11 +8,11 @@ from wakekit.data.spoken import DataConfig
 from wakekit.env import Settings
 from wakekit.learn import verify
 from wakekit.learn.models import WakeModel
-from wakekit.learn.objective import TrainConfig, preset
+from wakekit.learn.config import preset, TrainConfig, VerifierConfig
 from wakekit.learn.train import train
 from wakekit.data.sounds import PHONES
 from wakekit.data.voices import phrase_states
-from wakekit.learn.verifier import InTurn, Verifier, VerifierConfig, at_rate, best_path, level_out, pretrained_encoder
+from wakekit.learn.verifier import InTurn, Verifier, at_rate, best_path, level_out, pretrained_encoder
 from wakekit.learn.verify import fooled, train_verifier, verifier_batches
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -23,12 +23,12 @@ def main(
 def _plan(a):
     "(settings, training config, data config) that the arguments ask for"
     from wakekit.data.spoken import DataConfig
-    from wakekit.learn.train import preset
+    from wakekit.learn.config import check_limits, preset
     s = settings_of(a)
     env = [f"{k}={v}" for k, v in s.train_overrides().items()]
     with as_usage() if a.preset else contextlib.nullcontext(): config = preset(s.preset, env)
     of_data = [t.strip().removeprefix("data.") for t in a.set if t.strip().startswith("data.")]
-    with as_usage(): config, data = config.override([t for t in a.set if not t.strip().startswith("data.")]), DataConfig().override(of_data)
+    with as_usage(): config, data = (check_limits(c.override(of)) for c, of in ((config, [t for t in a.set if not t.strip().startswith("data.")]), (DataConfig(), of_data)))
     if any(t.split("=")[0].strip() == "seed" for t in a.set): s = settings_of(a, seed=config.seed)
     return s, config, data
 

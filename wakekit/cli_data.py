@@ -38,23 +38,23 @@ def settings_of(
 
 def dataset_path(
     name:str, # Name or path of a dataset
-    data_dir, # `Settings.data_dir`
+    root,     # `Settings.resolve("training_dir")`
 )->Path:      # Its folder
     "Where a dataset lives"
     if re.search(r"[/\\]|^[.~]", name) or (Path(name)/"dataset.json").is_file(): return Path(name).expanduser()
     if not re.fullmatch(r"\w[\w .+-]{0,99}", name): raise UsageError(f"{name!r} is no name for a dataset: use letters, digits, - and _, or give a path")
-    return Path(data_dir).expanduser()/"datasets"/name
+    return Path(root)/"datasets"/name
 
 def _datasets(a):
     "Folders of the named datasets that exist"
-    return sorted(p.parent for p in (settings_of(a).data_dir.expanduser()/"datasets").glob("*/dataset.json"))
+    return sorted(p.parent for p in (settings_of(a).resolve("training_dir")/"datasets").glob("*/dataset.json"))
 
 def dataset_of(
     a, # Arguments of a command, `name` among them
 ): # `Dataset`
     "The dataset that was named"
     from wakekit.data.interchange import Dataset
-    path = dataset_path(a.name, settings_of(a).data_dir)
+    path = dataset_path(a.name, settings_of(a).resolve("training_dir"))
     if not (path/"dataset.json").is_file():
         there = ", ".join(p.name for p in _datasets(a)) or "none yet"
         raise DatasetError(f"there is no dataset {a.name!r} (looked in {path}); there are: {there}. wakekit data create {a.name} \"hey jarvis\" starts it")
@@ -64,7 +64,7 @@ def dataset_of(
 def _hyperparameters(s):
     "Do the preset and the hyperparameters of the environment exist? Nothing where training is not installed"
     from wakekit.doctor import prove
-    try: from wakekit.learn.train import preset
+    try: from wakekit.learn.config import preset
     except ImportError: return []
     def found():
         overrides = [f"{k}={v}" for k, v in s.train_overrides().items()]
@@ -89,7 +89,7 @@ def _sum(ds): return {"name": ds.name, "phrase": ds.phrase, "path": ds.path, "la
           arg("name", metavar="NAME", help="name of the dataset, or a path"), arg("phrase", metavar="PHRASE", help="what the wake word shall be"))
 def _create(a):
     from wakekit.data.interchange import Dataset
-    ds = Dataset.create(dataset_path(a.name, settings_of(a).data_dir), a.phrase)
+    ds = Dataset.create(dataset_path(a.name, settings_of(a).resolve("training_dir")), a.phrase)
     show(a, _sum(ds), f"{ds.name} for “{ds.phrase}” in {ds.path}\nnext: wakekit synth \"{ds.phrase}\" --dataset {a.name} --count 300\n      wakekit data import {a.name} DIR --label positive")
 
 def _about(clip): return {k: getattr(clip, k) for k in ("id", "label", "duration_s", "speaker", "voice", "source", "notes", "licence", "original_name", "created", "trashed", "path")}
@@ -188,5 +188,5 @@ def _synth(a):
     s = settings_of(a)
     check_phrase(a.phrase, a.language)
     synthesizers = [*all_synthesizers(), *map(PiperSynthesizer, a.piper)]
-    ds = Dataset.open_or_create(dataset_path(a.name, s.data_dir), a.phrase)
+    ds = Dataset.open_or_create(dataset_path(a.name, s.resolve("training_dir")), a.phrase)
     return _imported(a, ds, [speak_into(ds, a.count, a.near_misses, a.language, s.seed, synthesizers)])

@@ -6,10 +6,10 @@
 __all__ = ['SAMPLE_RATE', 'WakekitError', 'AudioError', 'DatasetError', 'SettingsError', 'ConfigError', 'PhraseError',
            'BundleError', 'TrainError', 'LockError', 'MissingExtraError', 'need', 'coerce', 'parse_value', 'jsonable',
            'Config', 'parse_overrides', 'atomic_write', 'write_json', 'read_json', 'sha256_file', 'file_lock',
-           'in_notebook', 'progress']
+           'in_notebook', 'progress', 'watch_progress']
 
 # %% ../nbs/00_core.ipynb #6b2a0815
-import contextlib, dataclasses, difflib, hashlib, importlib, importlib.util, json, math, os, shutil, sys, time, types, typing, uuid
+import contextlib, dataclasses, difflib, hashlib, importlib, importlib.util, io, json, math, os, shutil, sys, time, types, typing, uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -323,6 +323,16 @@ def in_notebook()->bool: # True in Jupyter, Colab and VS Code notebooks
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return type(shell).__module__.partition(".")[0] in ("ipykernel", "google") if shell else False
 
+_watchers = [] # Functions that are told instead of a person
+
+def _told():
+    "A bar that is told to programs"
+    from tqdm.std import tqdm
+    class Told(tqdm):
+        def display(self, *_, **__):
+            for tell in list(_watchers): tell(self.desc.removesuffix(": ") if self.desc else "", self.n, self.total)
+    return Told
+
 def progress(
     iterable=None,         # What to go through; None for a bar moved by `.update(n)`
     total:int|None=None,   # How many steps; taken from `len(iterable)` when it has one
@@ -331,8 +341,19 @@ def progress(
     **kwargs,              # Passed to tqdm: `unit`, `leave`, `position`…
 ):                         # A tqdm bar: iterate it, or use `.update(n)`, `.set_postfix(…)`, `.close()`, `with`
     "A progress bar on stderr"
+    if _watchers and not disable: return _told()(iterable, total=total, desc=desc or None, **{**kwargs, "file": io.StringIO(), "mininterval": .2})
     notebook = in_notebook()
     if disable is None: disable = not notebook and not sys.stderr.isatty()
     if notebook and importlib.util.find_spec("ipywidgets"): from tqdm.notebook import tqdm
     else: from tqdm.std import tqdm
     return tqdm(iterable, total=total, desc=desc or None, disable=disable, **{"file": sys.stderr, "dynamic_ncols": True, **kwargs})
+
+# %% ../nbs/00_core.ipynb #afef9ec2
+@contextlib.contextmanager
+def watch_progress(
+    tell, # Called with what is going on, how many steps are done, and of how many (or None)
+):
+    "Send all progress bars of this process to a function"
+    _watchers.append(tell)
+    try: yield
+    finally: _watchers.remove(tell)

@@ -205,10 +205,12 @@ class Settings(Config):
     num_workers:int|None = _setting("WAKEKIT_NUM_WORKERS", None, "Worker processes that prepare data; empty: none on a CPU, else by the number of cores", group="Training")
     seed:int = _setting("WAKEKIT_SEED", 0, "Seed of every random draw")
     preset:str = _setting("WAKEKIT_PRESET", "fast", "Training preset: fast, accurate or tiny")
-    database_url:str = _setting("WAKEKIT_DATABASE_URL", "", "Jobs of the training service; empty: SQLite in the data folder", group="Services")
+    database_url:str = _setting("WAKEKIT_DATABASE_URL", "", "Jobs of the training service; empty: SQLite in its data root", group="Services")
     api_token:str = _setting("WAKEKIT_API_TOKEN", "", "Token that the services ask for; empty: none", secret=True)
     inference_url:str = _setting("WAKEKIT_INFERENCE_URL", "", "Model server behind the detection service; empty: in its own process")
+    trackers:tuple[str, ...] = _setting("WAKEKIT_TRACKERS", (), "Who is told of trainings beside the run's own log: mlflow, tensorboard; empty: mlflow when MLFLOW_TRACKING_URI is set")
     mlflow_tracking_uri:str = _setting("MLFLOW_TRACKING_URI", "", "MLflow server for runs; empty: none")
+    training_dir:Path|None = _setting("WAKE_TRAINING_DATA_DIR", None, "Data root of the training service: datasets, jobs, models; empty: the data folder, in a container its wake-training")
     cors_origins:tuple[str, ...] = _setting("WAKE_TRAINING_CORS_ORIGINS", ("http://localhost:5173", "http://127.0.0.1:5173"), "Web consoles that may call the training service, separated by commas")
     base_image:str = _setting("WAKE_TRAINING_BASE_IMAGE", "", "Base image of the training container (an L4T image on a Jetson); empty: the Dockerfile's", group="Training container")
     host_data_dir:str = _setting("WAKE_TRAINING_HOST_DATA_DIR", "", "Folder of the host that the training container mounts as its data; empty: ./data")
@@ -301,7 +303,8 @@ def _resolve(self,
     flags = dict(quant_backend=resolve_quant_engine, device=resolve_device, num_workers=lambda v: _workers(self, v),
         compile=lambda v: "on" if resolve_compile(v, self.device) else "off",
         dist_backend=lambda v: resolve_dist_backend(v, self.device), mp_start=lambda v: resolve_mp_start(v, self.device),
-        database_url=lambda v: v or f"sqlite:///{self.data_dir.expanduser().resolve().as_posix()}/wakekit.db")
+        training_dir=lambda v: (v or self.data_dir/("wake-training" if self._sources.get("data_dir") == "container" else "")).expanduser().resolve(),
+        database_url=lambda v: v or f"sqlite:///{self.resolve('training_dir').as_posix()}/wakekit.db")
     if name in flags: return flags[name](value)
     return value.expanduser().resolve() if isinstance(value, Path) else value
 

@@ -17,9 +17,10 @@ from ..data.augment import AugmentConfig, augment_mel, augment_waveform, draw
 from ..data.cache import PcmCache
 from ..data.mel import FeatureConfig
 from ..data.sounds import PHONES
-from .models import ModelConfig, WakeModel, encoder_key
+from .config import ModelConfig, VerifierConfig
+from .models import WakeModel, encoder_key
 from .takes import PretrainConfig
-from .verifier import Encoder, VerifierConfig
+from .verifier import Encoder
 from .features import LogMel
 
 # %% ../../nbs/learn/24_encode.ipynb #0dff6891

@@ -18,7 +18,8 @@ from ..core import SAMPLE_RATE, AudioError, BundleError, Config, atomic_write, r
 from ..data.audio import speech_bounds
 from ..data.voices import recite, voice_bank
 from .features import LogMel
-from .verifier import Encoder, VerifierConfig, level_out, pretrained_encoder
+from .config import VerifierConfig
+from .verifier import Encoder, level_out, pretrained_encoder
 
 # %% ../../nbs/learn/27_enrol.ipynb #80fedf47
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from ..data.voices import _unpack
 from .align import Alignment, Sentence, line
 from .encode import BENT, BENT_LESS, SPEEDS, Timeline, learn_encoder, learn_verifier_encoder
 from .models import encoder_key
-from .objective import PRESETS
+from .config import PRESETS, VerifierConfig
 from .takes import PretrainConfig, align_takes, bank_speech, fitting, heard_rows, other_voices, people, stage_key, synthetic_speech
-from .verifier import VerifierConfig
 
 # %% ../../nbs/learn/25_pretrain.ipynb #37fb04a6
 log = logging.getLogger(__name__)

@@ -16,7 +16,9 @@ from ..core import TrainError, atomic_write, progress
 from ..data.batches import Batches, TrainingSet
 from ..env import Settings
 from .models import WakeModel, warm_start
-from .objective import JUDGED_AT, TrainConfig, average_into, batch_features, detection_loss, learning_rate, mine, preset, score_background, validate
+from .config import preset, TrainConfig
+from .objective import JUDGED_AT, average_into, batch_features, detection_loss, learning_rate, mine, score_background, validate
+from .track import append_event, tracking
 from .verifier import Verifier, pretrained_encoder
 from .verify import train_verifier
 
@@ -57,7 +59,7 @@ class Trainer:
     ):
         if not len(train.where("positive")): config = config.replace(steps_per_epoch=max(1, round(config.steps_per_epoch*config.synthetic_steps)), synthetic_steps=1.)
         self.train, self.valid, self.config, self.folder, self.quiet = train, valid, config, Path(folder), quiet
-        self.settings, self.on_event = settings or Settings.load(), on_event
+        self.settings, self.on_event, self.tracking = settings or Settings.load(), on_event, None
         self.device = own_device(self.settings.resolve("device"))
         self.identity = dict(config=config.to_dict(), train=train.key, valid=valid.key, rooms=hashlib.sha256(train.rooms.tobytes()).hexdigest())
         self.epoch, self.history, self.hard, self.best, self.rank, self.world = 0, [], None, None, 0, 1
@@ -75,10 +77,10 @@ class Trainer:
     def event(self,
         **fields, # What happened: `kind` and whatever belongs to it
     ):
-        "Append one event to `events.jsonl` and pass it on"
+        "Append one event to `events.jsonl` and pass it on to the trackers and to `on_event`"
         fields = dict(time=round(time.time(), 3), **fields)
-        if self.rank==0:
-            with open(self.folder/"events.jsonl", "a", encoding="utf-8") as f: f.write(json.dumps(fields) + "\n")
+        if self.rank==0: append_event(self.folder, **fields)
+        if self.tracking: self.tracking(fields)
         if self.on_event: self.on_event(fields)
 
 # %% ../../nbs/learn/26_train.ipynb #6ac76079
@@ -226,9 +228,10 @@ class TrainResult:
 def run(self:Trainer)->TrainResult: # Best weights and history
     "Train to the end, from the last checkpoint if there is one; Ctrl-C loses at most the epoch under way"
     self.folder.mkdir(parents=True, exist_ok=True)
-    with process_group(self.settings, self.device) as (self.rank, self.world):
+    with tracking(self.settings, self.folder) as self.tracking, process_group(self.settings, self.device) as (self.rank, self.world):
         resumed = self.resume()
-        self.event(kind="resume" if resumed else "start", epoch=self.epoch, epochs=self.config.epochs, device=self.device, pretrained=self.warm)
+        self.event(kind="resume" if resumed else "start", epoch=self.epoch, epochs=self.config.epochs, device=self.device, pretrained=self.warm,
+                   config=self.config.to_dict(), data=self.train.key)
         net, started, done = self.compiled(), time.time(), self.epoch
         hidden = True if self.quiet or self.rank else None
         with progress(total=self.config.steps, desc="training", unit=" batches", disable=hidden, initial=self.epoch*self.config.steps_per_epoch) as bar:
@@ -237,7 +240,7 @@ def run(self:Trainer)->TrainResult: # Best weights and history
             except KeyboardInterrupt:
                 self.event(kind="interrupted", epoch=self.epoch)
                 raise KeyboardInterrupt(f"stopped after epoch {self.epoch} of {self.config.epochs}; the same command goes on from there") from None
-    self.event(kind="done", epoch=self.epoch)
+        self.event(kind="done", epoch=self.epoch)
     model = WakeModel(self.config.model)
     model.load_state_dict(self.best["weights"])
     return TrainResult(model.eval(), self.config, self.history, self.best["epoch"], self.best["threshold"], self.train.key, self.folder)
@@ -267,7 +270,8 @@ def train(
     settings = settings or Settings.load()
     config = config or preset(settings.preset, [f"{k}={v}" for k, v in settings.train_overrides().items()]).replace(seed=settings.seed)
     if config.verifier.steps: pretrained_encoder(config.verifier)  # a configuration that cannot work shall fail now and not in the end
-    trainer = Trainer(*data, config, folder, settings, on_event, quiet)
-    result = trainer.run()
-    if trainer.rank==0: result.verifier = train_verifier(result.model, data[0], trainer.config, trainer.folder, trainer.device, trainer.event, quiet)
+    with tracking(settings, folder):
+        trainer = Trainer(*data, config, folder, settings, on_event, quiet)
+        result = trainer.run()
+        if trainer.rank==0: result.verifier = train_verifier(result.model, data[0], trainer.config, trainer.folder, trainer.device, trainer.event, quiet)
     return result

@@ -16,7 +16,8 @@ from ..data.batches import BatchConfig, Batches, TrainingSet
 from ..data.spoken import synthetic_share
 from .metrics import smooth_scores
 from .models import WakeModel
-from .objective import TrainConfig, average_into, batch_features, learning_rate, mine, score_background
+from .config import TrainConfig
+from .objective import average_into, batch_features, learning_rate, mine, score_background
 from .verifier import Verifier, at_rate
 
 # %% ../../nbs/learn/25_verify.ipynb #cc885204

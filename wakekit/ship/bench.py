@@ -24,7 +24,8 @@ from ..data.recordings import Item
 from ..data.synth import draw_utterances, synthesize
 from ..env import Settings
 from ..learn.takes import heard
-from ..learn.train import TrainConfig, run_folder, train
+from ..learn.config import TrainConfig
+from ..learn.train import run_folder, train
 from .evaluate import evaluate
 from .export import export
 

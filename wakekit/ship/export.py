@@ -20,9 +20,10 @@ from ..core import BundleError, SAMPLE_RATE, file_lock, jsonable, sha256_file, w
 from ..data.audio import rms_db, to_float32
 from ..env import Settings
 from ..learn.metrics import OperatingPoint, det_curve, measure, operating_point
-from ..learn.models import ModelConfig, StreamingModel, WakeModel, model_size
+from ..learn.config import ModelConfig, VerifierConfig
+from ..learn.models import StreamingModel, WakeModel, model_size
 from ..learn.train import TrainResult
-from ..learn.verifier import Encoder, Verifier, VerifierConfig
+from ..learn.verifier import Encoder, Verifier
 from .card import ENCODER, LICENCES, SECOND, model_card, spoken
 from .evaluate import TARGETS, Gate, Gates, Recording, Report, hear_background, hear_positives
 from .quantize import calibration_feeds, quantize_files
@@ -337,12 +338,14 @@ def export(
     gates:Gates=EXPORT_GATES, # Limits at the chosen threshold, on what was held out
     force:bool=False,       # Export even if a gate fails; the failure is recorded
     licences:list=(),       # One line for each source of recordings
+    lineage:dict=None,      # Where it comes from, for the manifest: job, dataset, its fingerprint
 )->Bundle:                  # Checked
     "Write a bundle: every form of the network, thresholds, proof, card; nothing is written when a gate fails"
     settings, valid = settings or Settings.load(), data[1]
     with replacing(out) as folder:
         stream, quantization = write_graphs(result.model, folder, calibration_audio(valid), settings)
         manifest = _first_manifest(result, stream, quantization, phrase, language, write_verifier(result.verifier, folder) if result.verifier else None)
+        if lineage: manifest["lineage"] = lineage
         save = lambda: write_json(folder/"manifest.json", jsonable({**manifest, "files": file_facts(folder)}))
         save()
         bundle, target, size = Bundle.load(folder), result.config.target_false_accepts_per_hour, model_size(result.model)

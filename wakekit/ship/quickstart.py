@@ -18,7 +18,9 @@ from ..data.interchange import Dataset
 from ..data.recordings import Item, folder_items, refusal
 from ..data.synth import check_phrase
 from ..env import Settings
-from ..learn.train import TrainConfig, preset, run_folder, train
+from ..learn.config import preset, TrainConfig
+from ..learn.track import trackers_for, tracking
+from ..learn.train import run_folder, train
 from .evaluate import Report, evaluate
 from .export import export
 from .stream import Bundle, Detector
@@ -93,6 +95,7 @@ def train_dataset(
     work=None,                # Caches and checkpoints; default: `.wakekit` in the dataset's folder
     force:bool=False,         # Export even if a gate fails
     on_event=None,            # Called with each training event
+    lineage:dict=None,        # Where it comes from, for the manifest
 )->Bundle:                    # Checked
     "Train on a dataset and export the bundle; the same call again resumes; under torchrun the first process exports"
     settings = settings or Settings.load()
@@ -101,13 +104,17 @@ def train_dataset(
     clips = lambda label, synthetic=(True, False): [Item(c.path, c.voice or c.group, c.original_name or c.id, bool(c.voice)) for c in dataset.clips(label) if bool(c.voice) in synthetic]
     more = lambda places: folder_items(places) if places else []
     work = Path(work or dataset.path/".wakekit")
+    trackers_for(settings, work)  # a setting that cannot work shall fail now and not after an hour of preparing
     sets = prepare(work/"data", data, clips("positive"), [*clips("negative", (False,)), *more(background)], [*clips("noise"), *more(noise)],
                    find_audio(rooms) if rooms else (), clips("negative", (True,)))
     config = config.replace(seed=settings.seed)
-    result = train(sets, config, run_folder(work, config, sets), settings, on_event)
-    if int(os.environ.get("RANK") or 0): return None
     licences = sorted({f"{c.source or 'recordings'}: {c.licence}" for c in dataset.clips() if c.licence})
-    return export(result, sets, out, dataset.phrase, language, settings, force=force, licences=[*licences, *unstated(background, noise, rooms)])
+    with tracking(settings, folder := run_folder(work, config, sets), phrase=dataset.phrase, language=language, dataset=dataset.fingerprint()) as told:
+        result = train(sets, config, folder, settings, on_event)
+        if int(os.environ.get("RANK") or 0): return None
+        bundle = export(result, sets, out, dataset.phrase, language, settings, force=force, licences=[*licences, *unstated(background, noise, rooms)], lineage=lineage)
+        told.bundle(bundle.path)
+    return bundle
 
 # %% ../../nbs/ship/36_quickstart.ipynb #c82df10e
 @dataclass
@@ -145,9 +152,11 @@ def _learn(
     _say("1/5  speaking the phrase, its near misses and other talk")
     sets = prepare(out/"work", data, real, back)
     _say(f"2/5  training, preset of {config.epochs} epochs (Ctrl-C is safe: the same command resumes)")
-    result = train(sets, config, run_folder(out/"work", config, sets), settings)
-    _say("3/5  exporting, quantizing, choosing the threshold")
-    bundle = export(result, sets, out/"bundle", data.phrase, data.language, settings, force=True, licences=unstated(recordings, background))
+    with tracking(settings, folder := run_folder(out/"work", config, sets), phrase=data.phrase, language=data.language) as told:
+        result = train(sets, config, folder, settings)
+        _say("3/5  exporting, quantizing, choosing the threshold")
+        bundle = export(result, sets, out/"bundle", data.phrase, data.language, settings, force=True, licences=unstated(recordings, background))
+        told.bundle(bundle.path)
     aside = [(i, refusal(i)) for i in real if for_test(i, data)]
     calls = as_files((i for i, why in aside if not why), out/"test"/"calls")
     return bundle, calls, as_files(kept_aside(back, data), out/"test"/"background"), [*sets[0].skipped, *((i.name, why) for i, why in aside if why)]
@@ -189,6 +198,7 @@ def quickstart(
     config = config or preset(settings.preset, [f"{k}={v}" for k, v in settings.train_overrides().items()])
     data = (data or DataConfig()).replace(phrase=phrase, language=language, seed=settings.seed, test_share=.2)
     out = Path(out or Path("quickstart")/slug(phrase))
+    trackers_for(settings, out)  # as in `train_dataset`
     kept = _learn(out, data, config.replace(seed=settings.seed), settings, recordings, background)
     q = _judge_and_show(kept[0], out, data, *kept[1:])
     report = q.report.to_dict()

@@ -20,7 +20,8 @@ from ..data.interchange import Dataset
 from ..env import Settings
 from ..learn.metrics import smooth_scores
 from ..learn.models import StreamingModel, WakeModel
-from ..learn.train import TrainConfig, TrainResult
+from ..learn.config import TrainConfig
+from ..learn.train import TrainResult
 from ..learn.verify import identity as belongs
 from .export import export, file_facts, load_model, load_verifier, replacing, to_onnx, to_torchscript
 from .quantize import calibration_feeds, quantize_files

@@ -170,7 +170,7 @@ def test_three_hours_in_constant_memory(tmp_path):
 def test_full_disk(ds, monkeypatch, where):
     before, full = tree(ds.path), OSError(errno.ENOSPC, "No space left on device")
     def fail(*args, **kwargs): raise full
-    if where == "audio": monkeypatch.setattr(module, "save_audio", fail)
+    if where == "audio": monkeypatch.setattr(module, "write_wav", fail)
     if where == "sidecar": monkeypatch.setattr(module, "write_json", fail)
     if where == "index": monkeypatch.setattr(type(ds.index), "put", fail)
     with pytest.raises(OSError, match="No space"): ds.add(voice(seed=9), "positive")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SAMPLE_RATE', 'WakekitError', 'AudioError', 'DatasetError', 'SettingsError', 'ConfigError', 'PhraseError',
            'BundleError', 'TrainError', 'LockError', 'MissingExtraError', 'need', 'coerce', 'parse_value', 'jsonable',
-           'Config', 'parse_overrides', 'atomic_write', 'write_json', 'read_json', 'sha256_file', 'file_lock',
-           'in_notebook', 'progress', 'watch_progress']
+           'Config', 'parse_overrides', 'sync_folder', 'atomic_write', 'write_json', 'read_json', 'sha256_file',
+           'file_lock', 'in_notebook', 'progress', 'watch_progress']
 
 # %% ../nbs/00_core.ipynb #6b2a0815
 import contextlib, dataclasses, difflib, hashlib, importlib, importlib.util, io, json, math, os, shutil, sys, time, types, typing, uuid
@@ -240,8 +240,10 @@ def _replace(tmp, path):
             if os.name != "nt" or wait_s is None: raise
             time.sleep(wait_s)
 
-def _sync_folder(path):
-    "Force the rename itself to disk, where the system can (Windows cannot open a folder)"
+def sync_folder(
+    path, # A folder
+):
+    "Force renames in a folder to disk, where the system can (Windows cannot open a folder)"
     if os.name == "nt": return
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -253,6 +255,7 @@ def _sync_folder(path):
 def atomic_write(
     path,           # The file to write; its folder is made when missing
     mode:str="wb",  # `"wb"` for bytes or `"w"` for text (UTF-8, newlines as given)
+    sync:bool=True, # Force the rename to disk too; False: the caller does, once for many files
 ):                  # An open file
     "Write `path` wholly or not at all: on any error the old file stays and nothing else is left"
     path = Path(path)
@@ -269,16 +272,17 @@ def atomic_write(
     except BaseException:
         with contextlib.suppress(OSError): tmp.unlink()
         raise
-    _sync_folder(path.parent)
+    if sync: sync_folder(path.parent)
 
 # %% ../nbs/00_core.ipynb #ffddfe8f
 def write_json(
     path,         # The file to write
     obj,          # Anything that `jsonable` takes
     indent:int=1, # Spaces per level
+    sync_folder:bool=True, # See `atomic_write`
 ):
     "Write JSON atomically, in UTF-8, with `null` for not-a-number"
-    with atomic_write(path, "w") as f: f.write(json.dumps(jsonable(obj), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    with atomic_write(path, "w", sync_folder) as f: f.write(json.dumps(jsonable(obj), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 def read_json(
     path, # A file in UTF-8

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AUDIO_SUFFIXES', 'SILENCE_DB', 'to_float32', 'to_int16', 'AudioWarning', 'check_waveform', 'AudioInfo', 'probe_audio',
-           'resample', 'iter_audio', 'load_audio', 'save_audio', 'find_audio', 'rms_db', 'peak_db', 'frame_db',
-           'noise_floor', 'speech_bounds', 'trim_silence', 'show_waveform', 'show_spectrogram']
+           'resample', 'iter_audio', 'load_audio', 'write_wav', 'save_audio', 'find_audio', 'rms_db', 'peak_db',
+           'frame_db', 'noise_floor', 'speech_bounds', 'trim_silence', 'show_waveform', 'show_spectrogram']
 
 # %% ../../nbs/data/10_audio.ipynb #86d899d3
 import contextlib, io, struct, warnings, wave
@@ -208,24 +208,31 @@ def load_audio(
     return np.concatenate(list(iter_audio(src, 30., sample_rate, start_s, duration_s)))
 
 # %% ../../nbs/data/10_audio.ipynb #7185c4dc
+def write_wav(
+    f,                           # File, open for writing in binary
+    chunks,                      # Iterator of waveforms (time,), float32 in [-1, 1] or int16
+    sample_rate:int=SAMPLE_RATE, # Sample rate, Hz
+)->int:                          # Samples written
+    "Write a 16-bit mono WAV into an open file, chunk by chunk"
+    n = 0
+    with wave.open(f, "wb") as w:
+        w.setnchannels(1)
+        w.setsampwidth(2)
+        w.setframerate(sample_rate)
+        for chunk in chunks:
+            i16 = to_int16(check_waveform(chunk)) if chunk.dtype != np.int16 else chunk
+            w.writeframesraw(np.ascontiguousarray(i16, dtype="<i2").tobytes())
+            n += len(i16)
+    if not n: raise AudioError(f"there are no samples to write to {getattr(f, 'name', 'the file')}")
+    return n
+
 def save_audio(
     path,                        # The WAV file to write
     x,                           # Waveform (time,), float32 in [-1, 1] or int16; or an iterator of such chunks
     sample_rate:int=SAMPLE_RATE, # Sample rate of `x`, Hz
 )->int:                          # Samples written
     "Write a 16-bit mono WAV, wholly or not at all"
-    chunks, n = ([x] if isinstance(x, np.ndarray) else x), 0
-    with atomic_write(path) as f:
-        with wave.open(f, "wb") as w:
-            w.setnchannels(1)
-            w.setsampwidth(2)
-            w.setframerate(sample_rate)
-            for chunk in chunks:
-                i16 = to_int16(check_waveform(chunk)) if chunk.dtype != np.int16 else chunk
-                w.writeframesraw(np.ascontiguousarray(i16, dtype="<i2").tobytes())
-                n += len(i16)
-        if not n: raise AudioError(f"there are no samples to write to {path}")
-    return n
+    with atomic_write(path) as f: return write_wav(f, [x] if isinstance(x, np.ndarray) else x, sample_rate)
 
 # %% ../../nbs/data/10_audio.ipynb #326171c3
 AUDIO_SUFFIXES = frozenset(".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist".split())

@@ -18,7 +18,8 @@ from ..env import Settings
 from .models import WakeModel, warm_start
 from .config import preset, TrainConfig
 from .objective import JUDGED_AT, average_into, batch_features, detection_loss, learning_rate, mine, score_background, validate
-from .track import append_event, tracking
+from .runs import append_event
+from .track import tracking
 from .verifier import Verifier, pretrained_encoder
 from .verify import train_verifier
 

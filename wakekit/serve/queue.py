@@ -7,7 +7,7 @@ __all__ = ['STATES', 'jobs', 'logs', 'workers', 'AGEING_S', 'MAX_STRIKES', 'LONG
            'LeaseLost']
 
 # %% ../../nbs/serve/39_queue.ipynb #2ba97f78
-import json, uuid
+import json, re, uuid
 from dataclasses import dataclass, field
 import sqlalchemy as sa
 from fastcore.basics import patch
@@ -100,9 +100,9 @@ def job(self:Queue,
     id:str, # Which one
 )->Job:     # As it is now
     "Look a job up; `JobError` when there is none"
-    found = self.db.rows(sa.select(jobs).where(jobs.c.id == id))
+    found = self.db.rows(sa.select(jobs).where(jobs.c.id == id)) if re.fullmatch("[0-9a-f]{12}", id) else ()
     if found: return _job(found[0])
-    e = JobError(f"there is no job {id!r}")
+    e = JobError(f"there is no job {id[:40]!r}")
     e.missing = True
     raise e
 
@@ -238,12 +238,14 @@ def cancel(self:Queue,
 
 @patch
 def retry(self:Queue,
-    id:str, # A job that failed or was cancelled
-)->Job:     # Waiting again
+    id:str,            # A job that failed or was cancelled
+    changes:dict=None, # Laid over its payload
+)->Job:                # Waiting again
     "Try again, from the last checkpoint"
-    dataset = self.job(id).dataset or ""
+    was = self.job(id)
+    dataset = was.dataset or ""
     with self.db.transaction() as t:
-        values = dict(state="queued", queued=self.db.now, finished=None, error=None, cancel=0, strikes=0)
+        values = dict(payload=_write({**was.payload, **(changes or {})}), state="queued", queued=self.db.now, finished=None, error=None, cancel=0, strikes=0)
         if t.execute(jobs.update().where(jobs.c.id == id, jobs.c.state.in_(("failed", "cancelled"))).values(**values)).rowcount: self.db.add_events(t, [event("job.queued", id, dataset, again=True)])
     job = self.job(id)
     if job.state in ("succeeded", "running") and not job.cancel_requested: raise JobError(f"job {id} is {job.state}: only a failed or a cancelled one can be tried again")

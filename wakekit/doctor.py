@@ -68,7 +68,7 @@ class Checks(list):
 # %% ../nbs/03_doctor.ipynb #2f241afc
 PACKAGES = {"": ("numpy", "soundfile", "soxr", "onnxruntime", "dotenv", "tqdm", "filelock"),
     "train": ("torch", "torchaudio", "librosa", "scipy", "matplotlib", "onnx", "onnxscript", "espeakng_loader", "yaml", "psutil"),
-    "serve": ("fastapi", "uvicorn", "prometheus_client"), "dashboard": ("gradio",), "notebook": ("jupyterlab", "ipywidgets", "gdown"), "track": ("mlflow",)}
+    "serve": ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy", "httpx2"), "postgres": ("psycopg",), "dashboard": ("gradio",), "notebook": ("jupyterlab", "ipywidgets", "gdown"), "track": ("tensorboard",)}
 _pypi = {"dotenv": "python-dotenv", "yaml": "pyyaml", "espeakng_loader": "espeakng-loader", "prometheus_client": "prometheus-client"}
 
 def _load(name):

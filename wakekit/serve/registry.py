@@ -6,7 +6,7 @@
 __all__ = ['KEPT', 'ModelError', 'Registry']
 
 # %% ../../nbs/serve/39_registry.ipynb #688f8e6a
-import os, shutil, time, zipfile
+import errno, os, shutil, time, zipfile
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import WakekitError, atomic_write, file_lock, read_json, sha256_file, write_json
@@ -52,9 +52,12 @@ def promote(self:Registry,
             taken = [int(p.name) for p in home.iterdir() if p.name.isdigit()] + [v["number"] for v in state["versions"]]
             number, part = max(taken, default=0) + 1, home/".part"
             shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(found.path, part)
-            Bundle.load(part)
-            os.replace(part, home/str(number))
+            try:
+                shutil.copytree(found.path, part)
+                Bundle.load(part)
+                os.replace(part, home/str(number))
+            except shutil.Error as e: raise OSError(errno.ENOSPC if "No space left" in str(e) else errno.EIO, f"the bundle cannot be copied: {e}") from None
+            finally: shutil.rmtree(part, ignore_errors=True)
             state["versions"].append(dict(number=number, sha256=digest, version=digest[:12], phrase=found.phrase, promoted=iso(time.time()), origin=origin or {}))
         self._make_current(state, number, "promoted")
     return self.about(name)
@@ -116,6 +119,7 @@ def archive(self:Registry,
     v = self.version(name, number)
     path = self.folder/name/".zip"/f"{v['number']}-{v['version']}.zip"
     if not path.is_file():
+        if not (self.folder/name/str(v["number"])).is_dir(): raise ModelError(f"the files of version {v['number']} of {name} are gone: promote it again")
         with atomic_write(path) as f, zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED) as z:
             for p in sorted((self.folder/name/str(v["number"])).iterdir()): z.writestr(zipfile.ZipInfo(p.name, (2020, 1, 1, 0, 0, 0)), p.read_bytes(), zipfile.ZIP_DEFLATED)
         for old in path.parent.glob("*.zip"):

@@ -26,8 +26,8 @@ from .work import plan_training, too_few
 JobId, Far = Annotated[str, InPath(description="Id of a job, 12 hex digits")], Annotated[int, Query(ge=0, le=2**62)]
 
 class Strict(BaseModel):
-    "Unknown fields are errors"
-    model_config = ConfigDict(extra="forbid")
+    "Unknown fields are errors, and so are values of another type"
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 class NewTraining(Strict):
     "A training to be"
@@ -169,7 +169,7 @@ def artifact_routes(
         "Files of the bundle; none until the job has succeeded"
         return dict(artifacts=[dict(name=n, bytes=f["bytes"], sha256=f["sha256"]) for n, f in sorted(made_by(s, job_id).items())])
 
-    @r.get("/{file}", responses={200: {"content": {"application/octet-stream": {}}}, 206: {"description": "A part"}, 304: {"description": "Not modified"}, **errors(404, 416, 503)}, response_class=Response)
+    @r.get("/{file}", responses={200: {"content": {k: {} for k in ("application/octet-stream", "application/json", "text/markdown")}}, 206: {"description": "A part"}, 304: {"description": "Not modified"}, **errors(404, 416, 503)}, response_class=Response)
     def get_artifact(request:Request, job_id:JobId, file:str):
         "A file of the bundle; its ETag is its SHA-256"
         found = made_by(s, job_id)

@@ -25,6 +25,7 @@ from .metrics import Metrics
 from .queue import Queue
 from .registry import Registry
 from .routes_data import clip_routes, dataset_routes, recording_routes, trash_routes
+from .routes_devices import device_routes
 from .routes_jobs import artifact_routes, job_routes, model_routes, preset_routes, train_routes
 
 # %% ../../nbs/serve/41_training.ipynb #6a52edc2
@@ -58,10 +59,14 @@ class Service:
         stat = Path(path).stat()
         return dict(bytes=stat.st_size, sha256=self._checksum(str(path), (stat.st_mtime_ns, stat.st_ino)))
 
+    def trainers(self)->int: # How many
+        "Workers that take trainings and were heard of within a minute"
+        return sum("train" in w.get("kinds", ()) for w in self.queue.alive())
+
     def _numbers(self):
         yield "info", "Version", {(wakekit.__version__,): 1}, ("version",)
         yield "jobs", "Jobs by state", {(k,): v for k, v in self.queue.count().items()}, ("state",)
-        yield "workers", "Workers heard of within a minute", {(): len(self.queue.alive())}, ()
+        yield "workers", "Workers that take trainings, heard of within a minute", {(): self.trainers()}, ()
         yield "event_listeners", "Open event sockets of this process", {(): self.hub.listeners}, ()
         yield "last_event", "Number of the latest event", {(): self.db.last_seq()}, ()
 
@@ -77,7 +82,7 @@ class HealthOut(BaseModel):
     data_root:str = Field(description="Where its data is, resolved")
     version:str
     uptime_s:float
-    workers:int
+    workers:int = Field(description="That take trainings, heard of within a minute")
     jobs:dict[str, int]
     last_event:int
     problem:str|None = None
@@ -87,7 +92,7 @@ def system_routes(app, s):
     @app.get("/health", response_model=HealthOut, tags=["service"], responses=errors())
     def health():
         found = dict(status="ok", data_root=str(s.root), version=wakekit.__version__, uptime_s=round(time.monotonic() - s.started, 1), workers=0, jobs={}, last_event=0)
-        try: return found | dict(workers=len(s.queue.alive()), jobs=s.queue.count(), last_event=s.db.last_seq())
+        try: return found | dict(workers=s.trainers(), jobs=s.queue.count(), last_event=s.db.last_seq())
         except Exception as e:
             log.error("health: %s", e)
             return found | dict(status="degraded", problem="the database cannot be reached")
@@ -120,11 +125,14 @@ def create_app(
     "The training service"
     settings = settings or Settings.load()
     s, guard = Service(settings), Guard(None, settings.api_token, settings.cors_origins)
+    workers = [Worker(s.queue, s.root, settings.replace(device="cpu"), "deploy", kinds=("deploy",)), *([Worker(s.queue, s.root, settings)] if worker else [])]
     @contextlib.asynccontextmanager
     async def lifespan(app):
         s.db.forget()
         task = asyncio.create_task(s.hub.run())
-        with in_background(Worker(s.queue, s.root, settings)) if worker else contextlib.nullcontext(): yield
+        with contextlib.ExitStack() as stack:
+            for w in workers: stack.enter_context(in_background(w))
+            yield
         s.hub.close()
         await task
         s.close()
@@ -132,7 +140,7 @@ def create_app(
     app.state.service = s
     system_routes(app, s)
     event_routes(app, s, guard)
-    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, preset_routes, train_routes, job_routes, artifact_routes, model_routes): app.include_router(routes(s))
+    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, preset_routes, train_routes, job_routes, artifact_routes, model_routes, device_routes): app.include_router(routes(s))
     install_problems(app)
     app.add_middleware(Limits, max_bytes=settings.max_upload_mb*1_000_000)
     app.add_middleware(guard.around)

@@ -357,7 +357,7 @@ def export(
             bundle = Bundle.load(folder)
         reports = {graph: judge(bundle, graph, valid, target) for graph in manifest["graphs"]}
         for graph, report in reports.items(): manifest["graphs"][graph]["threshold"] = report.at_bundle_threshold.threshold
-        proof = parity(folder, stream, to_float32(np.array(valid.background.pcm[:20*SAMPLE_RATE])), verifier=result.verifier)
+        proof = parity(folder, stream, to_float32(np.resize(valid.background.pcm[:20*SAMPLE_RATE], 20*SAMPLE_RATE)), verifier=result.verifier)
         checks, checks8 = [Gate("parity", proof["ok"], max(proof["largest_difference"].values()), proof["tolerance"], "torch, ONNX, TorchScript and offline scores agree"), *gates.check(reports["float32"])], gates.check(reports["int8"])
         failed = [g.reason for g in checks if not g.passed]
         if failed and not force:

@@ -9,15 +9,15 @@ __all__ = ['main', 'bundle_facts']
 import contextlib, json, sys
 from pathlib import Path
 from .cli_data import as_usage, command, dataset_of, settings_of
-from .core import MissingExtraError, WakekitError
-from .terminal import UsageError, arg, number, one_line, plain, say, show, speaks_utf8
+from .core import WakekitError
+from .terminal import UsageError, arg, number, one_line, plain, say, show
 
 # %% ../nbs/59_cli.ipynb #bf526665
 def main(
     argv=None, # Arguments; None takes those of the command line
 )->int:        # Exit code
     "The console script `wakekit`"
-    import wakekit.cli_serve # adds its commands
+    import wakekit.cli_deploy, wakekit.cli_serve # add their commands
     return wakekit.cli_serve.commands.run(argv)
 
 # %% ../nbs/59_cli.ipynb #3970e8e2
@@ -113,34 +113,6 @@ def _quickstart_text(q, a, out):
         f"  wakekit quickstart --phrase {quoted} --recordings DIR --background DIR --out {out}_real"])
 
 # %% ../nbs/59_cli.ipynb #8cf5c948
-def _stdin_chunks(file=None):
-    "Raw 16-bit little-endian PCM at 16 kHz, as it arrives"
-    import numpy as np
-    file, rest = file or sys.stdin.buffer, b""
-    while data := file.read1(2560):
-        data = rest + data
-        whole = len(data)//2*2
-        rest = data[whole:]
-        yield np.frombuffer(data[:whole], "<i2").astype(np.int16)
-
-def _microphone(chunk_samples=1280):
-    "Chunks of the default microphone, until Ctrl-C"
-    import numpy as np
-    try: import sounddevice
-    except ModuleNotFoundError: raise MissingExtraError("the microphone needs the package sounddevice. Install it with: pip install sounddevice. Or pipe raw 16 kHz PCM: arecord -q -f S16_LE -r 16000 | wakekit detect BUNDLE -") from None
-    except OSError as e: raise MissingExtraError(f"sounddevice does not find PortAudio ({e}). Install it, on Debian with: apt install libportaudio2") from None
-    try:
-        with sounddevice.RawInputStream(samplerate=16_000, channels=1, dtype="int16", blocksize=chunk_samples) as mic:
-            while True: yield np.frombuffer(bytes(mic.read(chunk_samples)[0]), np.int16)
-    except sounddevice.PortAudioError as e: raise WakekitError(f"no microphone to listen to: {e}. wakekit detect BUNDLE FILE listens to recordings") from None
-
-def _live(a, detector, chunks):
-    "Events one per line, as they happen"
-    say(f"listening for “{detector.phrase}”, threshold {detector.threshold:.2f}; Ctrl-C stops")
-    for e in detector.listen(chunks):
-        print(json.dumps(e.to_dict(), ensure_ascii=not speaks_utf8(sys.stdout)) if a.json else f"{e.time_s:9.2f} s  {e.phrase}  score {e.score:.2f}", flush=True)
-
-# %% ../nbs/59_cli.ipynb #0b3e2e3d
 @command("detect", "Find the wake word in recordings, in a stream or at the microphone",
           "wakekit detect kitchen.wake evening.flac morning.wav --json\nwakekit detect kitchen.wake --mic\narecord -q -f S16_LE -r 16000 | wakekit detect kitchen.wake -",
           arg("bundle", metavar="BUNDLE"), arg("files", nargs="*", metavar="FILE", help="recordings or folders of them; - reads raw 16 kHz 16-bit PCM from stdin"),
@@ -153,7 +125,9 @@ def _detect(a):
     if bool(a.files) == a.mic: raise UsageError("name recordings, or - for stdin, or give --mic")
     if "-" in a.files and len(a.files) > 1: raise UsageError("- stands alone: it is the stream on stdin")
     d = Detector(a.bundle, a.graph, a.threshold, a.smooth_ms, a.refractory_ms)
-    if a.mic or a.files == ["-"]: return _live(a, d, _microphone() if a.mic else _stdin_chunks())
+    if a.mic or a.files == ["-"]:
+        from wakekit.cli_live import microphone, print_events, stdin_chunks
+        return print_events(a, d, microphone() if a.mic else stdin_chunks())
     from wakekit.data.audio import find_audio
     paths, found = [p for f in a.files for p in (find_audio(f) if Path(f).is_dir() else [Path(f)])], []
     for p in paths:

@@ -69,7 +69,7 @@ def test_workers_change_nothing(tmp_path, sets, start):
 
 
 def test_a_loss_that_is_no_number_stops_with_a_remedy(tmp_path, sets):
-    with pytest.raises(TrainError, match="lower lr"): train(sets, preset("tiny", [*TINY, "lr=1e30", "grad_clip=1e30", "warmup_steps=1", "steps_per_epoch=8"]), tmp_path/"run", Settings.load(**SETTINGS), quiet=True)
+    with pytest.raises(TrainError, match="lower lr"): train(sets, preset("tiny", TINY).override(["lr=1e30", "grad_clip=1e30", "warmup_steps=1", "steps_per_epoch=8"]), tmp_path/"run", Settings.load(**SETTINGS), quiet=True)
 
 
 def test_a_damaged_checkpoint_is_refused_with_a_remedy(tmp_path, sets):

@@ -6,7 +6,7 @@
 __all__ = ['main', 'bundle_facts']
 
 # %% ../nbs/59_cli.ipynb #2b33ab3b
-import contextlib, json, sys
+import contextlib, json
 from pathlib import Path
 from .cli_data import as_usage, command, dataset_of, settings_of
 from .core import WakekitError

@@ -1,0 +1,333 @@
+"Jobs on both databases, the worker and its children, and the load and kill tests of bench/ in small."
+import json, os, shutil, signal, subprocess, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+import psutil
+import pytest
+import sqlalchemy as sa
+from wakekit.core import LockError, SettingsError
+from wakekit.data.interchange import Dataset
+from wakekit.env import Settings
+from wakekit.serve.events import SCHEMA, Database, DatabaseError, event, versions
+from wakekit.serve.jobs import Worker, in_background, place_of, real_device
+from wakekit.serve.queue import AGEING_S, JobError, LeaseLost, Queue, jobs
+from wakekit.serve.work import freeze, plan_training
+from wakekit.ship.stream import Bundle
+
+ROOT = Path(__file__).parents[1]
+LITTLE = {"epochs": 2, "steps_per_epoch": 4, "batch.batch_size": 16, "verifier.steps": 0, "data.synthetic": 0, "data.near_misses": 0, "data.filler": 24, "data.synthetic_rooms": 4}
+
+
+# ---- two databases
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    "A Postgres server of our own, as an address without the database"
+    bins = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(p) for p in [shutil.which("initdb")] if p]
+    if not bins: pytest.skip("needs Postgres (Debian: apt install postgresql)")
+    folder, bin, port = tmp_path_factory.mktemp("pg"), bins[-1].parent, 20_000 + os.getpid()%20_000
+    root = os.geteuid() == 0
+    as_user = lambda *words: subprocess.run(["su", "postgres", "-s", "/bin/sh", "-c", " ".join(map(str, words))] if root else list(map(str, words)), capture_output=True, text=True)
+    if root:
+        for p in [folder, *list(folder.parents)[:3]]: p.chmod(0o777 if p == folder else 0o755)
+        shutil.chown(folder, "postgres")
+    made = as_user(bin/"initdb", "-D", folder/"data", "-A", "trust", "-U", "wakekit")
+    started = as_user(bin/"pg_ctl", "-D", folder/"data", "-l", folder/"log", "-w", "-o", f"'-p {port} -k {folder} -c listen_addresses=127.0.0.1'" if root else f"-p {port} -k {folder} -c listen_addresses=127.0.0.1", "start")
+    if started.returncode: pytest.skip(f"Postgres does not start here: {made.stderr[-300:]} {started.stdout[-300:]} {started.stderr[-300:]}")
+    yield f"postgresql://wakekit@127.0.0.1:{port}/"
+    as_user(bin/"pg_ctl", "-D", folder/"data", "-m", "immediate", "stop")
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request, tmp_path):
+    "An empty database of each kind"
+    if request.param == "sqlite": return f"sqlite:///{tmp_path.as_posix()}/jobs.db"
+    base, name = request.getfixturevalue("postgres"), f"t{time.time_ns()}"
+    with sa.create_engine(base.replace("postgresql:", "postgresql+psycopg:") + "postgres", isolation_level="AUTOCOMMIT").connect() as c: c.execute(sa.text(f"CREATE DATABASE {name}"))
+    return base + name
+
+@pytest.fixture
+def queue(url):
+    db = Database(url)
+    yield Queue(db)
+    db.close()
+
+
+def test_events_are_in_order_for_whoever_looks_meanwhile(queue):
+    seen, at, kinds = [], 0, set()
+    with ThreadPoolExecutor(6) as pool:
+        done = [pool.submit(queue.db.tell, *(event("tick", n=f"{w}.{i}.{k}") for k in range(3))) for w in range(6) for i in range(20)]
+        while len(seen) < 360:
+            for e in queue.db.events_after(at, 50):
+                at = e["seq"]
+                seen.append(e["data"]["n"])
+    assert all(d.exception() is None for d in done) and len(set(seen)) == 360
+
+
+def test_each_job_is_taken_once(queue):
+    wanted = {queue.enqueue("train", {}).id for _ in range(40)}
+    def work(name):
+        got = []
+        while job := queue.claim(name):
+            got.append(job.id)
+            queue.finish(job, "succeeded")
+        return got
+    with ThreadPoolExecutor(6) as pool: got = sum(pool.map(work, "abcdef"), [])
+    assert len(got) == 40 and set(got) == wanted and queue.count()["succeeded"] == 40
+
+
+def test_asking_twice_at_once_queues_once(queue):
+    with ThreadPoolExecutor(8) as pool: ids = set(pool.map(lambda _: queue.enqueue("train", {}, once="click").id, range(16)))
+    assert len(ids) == 1 and queue.count()["queued"] == 1
+
+
+def test_a_worker_that_slept_may_not_write(queue):
+    job = queue.enqueue("train", {}, "kitchen")
+    mine = queue.claim("anna", lease_s=0)
+    time.sleep(.05)
+    bens = queue.claim("ben")
+    assert bens.attempt == 2 and bens.strikes == 1
+    for what in (lambda: queue.renew(mine), lambda: queue.finish(mine, "failed", error="x"), lambda: queue.give_back(mine, "x"), lambda: queue.write_log(mine, [("info", "x")])):
+        with pytest.raises(LeaseLost): what()
+    queue.finish(bens, "succeeded", dict(bundle="export"))
+    assert queue.job(job.id).result == dict(bundle="export") and not queue.log_after(job.id)
+    assert [e["kind"] for e in queue.db.events_after(0, job_id=job.id)] == ["job.queued", "job.started", "job.started", "job.succeeded"]
+
+
+def test_a_job_that_was_to_be_cancelled_when_its_worker_died_is_cancelled(queue):
+    job = queue.enqueue("train", {})
+    queue.claim("anna", lease_s=0)
+    queue.cancel(job.id)
+    time.sleep(.05)
+    assert queue.claim("ben") is None and queue.job(job.id).state == "cancelled"
+
+
+def test_a_job_that_kills_its_workers_is_given_up_and_one_that_gets_further_is_not(queue):
+    bad, good = queue.enqueue("train", {}), queue.enqueue("train", {})
+    for k in range(12):
+        for _ in range(2):
+            if (held := queue.claim("anna", lease_s=0)) and held.id == good.id: queue.renew(held, 0, mark=k + 1.)
+        time.sleep(.02)
+    assert queue.job(bad.id).state == "failed" and "5 times without getting any further" in queue.job(bad.id).error
+    assert queue.job(good.id).state == "running"
+
+
+def test_nobody_starves(queue):
+    low = queue.enqueue("train", {}, priority=-10)
+    for _ in range(3): queue.enqueue("train", {}, priority=10)
+    assert queue.claim("a").id != low.id
+    with queue.db.transaction() as t: t.execute(jobs.update().where(jobs.c.id == low.id).values(queued=jobs.c.queued - 21*AGEING_S))
+    assert queue.claim("a").id == low.id
+
+
+def test_states_forbid(queue):
+    job = queue.enqueue("train", {})
+    assert queue.retry(job.id).state == "queued" and queue.cancel(job.id).state == queue.cancel(job.id).state == "cancelled"
+    assert queue.retry(job.id, dict(force=True)).payload == dict(force=True)
+    queue.finish(queue.claim("a"), "failed", error="why")
+    with pytest.raises(JobError, match="has failed: there is nothing to stop"): queue.cancel(job.id)
+    for id in ("nobody", "0"*12, "a\0b", "é"*12):
+        with pytest.raises(JobError) as e: queue.job(id)
+        assert e.value.missing
+
+
+def test_a_database_of_a_newer_wakekit_is_left_alone(queue, url):
+    with queue.db.transaction() as t: t.execute(versions.update().values(version=SCHEMA + 1))
+    with pytest.raises(DatabaseError, match="newer wakekit"): Database(url)
+
+
+def test_a_database_that_is_away_says_so():
+    with pytest.raises(DatabaseError, match="Is it running") as e: Database("postgresql://wakekit:secret@127.0.0.1:9/nothing")
+    assert "secret" not in str(e.value)
+
+
+# ---- the worker and its child
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    "A dataset that can be trained on"
+    from wakekit.data.speech import speak_into
+    ds = Dataset.create(tmp_path_factory.mktemp("calls")/"kitchen", "computer")
+    speak_into(ds, 24, 24)
+    return ds.path
+
+@pytest.fixture
+def root(tmp_path, calls):
+    shutil.copytree(calls, tmp_path/"datasets"/"kitchen")
+    return tmp_path
+
+@pytest.fixture
+def here(root):
+    "(queue, worker that is not running yet)"
+    db = Database(f"sqlite:///{root.as_posix()}/wakekit.db")
+    queue = Queue(db)
+    yield queue, Worker(queue, root, Settings(device="cpu"), lease_s=5, grace_s=20)
+    db.close()
+
+def training(queue, force=True, **more):
+    return queue.enqueue("train", {**plan_training(Settings(), "tiny", {**LITTLE, **more}), "force": force}, "kitchen")
+
+def child_of(here, timeout_s=60):
+    "The process that does a job"
+    end = time.time() + timeout_s
+    while time.time() < end:
+        found = [p for p in psutil.Process().children(recursive=True) if "serve.work" in " ".join(p.cmdline())]
+        if found: return found[0]
+        time.sleep(.02)
+    raise AssertionError("no child was started")
+
+def until(queue, id, kind, timeout_s=90):
+    for e in queue.follow(id, timeout_s=timeout_s):
+        if e["kind"] == kind: return e
+    raise AssertionError(f"{queue.job(id).state}: {queue.job(id).error} {queue.log_after(id)[-5:]}")
+
+
+def test_killed_training_goes_on_from_its_checkpoint(here, root):
+    queue, worker = here
+    job = training(queue, epochs=4)
+    with in_background(worker):
+        until(queue, job.id, "job.epoch")
+        child = child_of(here)
+        child.kill()
+        for e in queue.follow(job.id, timeout_s=120): pass
+    happened = queue.db.events_after(0, 5000, job.id)
+    resumed = [e["data"] for e in happened if e["kind"] == "job.training"]
+    done = queue.job(job.id)
+    assert done.state == "succeeded" and done.attempt == 2, done
+    assert resumed[0]["epoch"] == 0 and resumed[1]["epoch"] >= 1
+    assert [e["data"]["reason"] for e in happened if e["kind"] == "job.waiting"] == ["its process was killed (SIGKILL); was the machine out of memory?"]
+    bundle = Bundle.load(place_of(root, job)/"export")
+    assert bundle.manifest["lineage"] | {"dataset_fingerprint": ""} == dict(job_id=job.id, dataset="kitchen", dataset_fingerprint="", clips=dict(positive=24, negative=24, noise=0), preset="tiny")
+    fractions = [e["data"]["fraction"] for e in happened if e["kind"] == "job.progress"]
+    assert fractions and max(fractions) < 1 and done.progress["fraction"] == 1
+
+
+def test_a_child_does_not_outlive_its_worker(here, root):
+    queue, _ = here
+    job = training(queue, epochs=2000)
+    code = "import sys; from wakekit.cli import main; sys.exit(main())"
+    (root/".env").touch()
+    env = {**os.environ, "WAKEKIT_DATA_DIR": str(root), "WAKE_TRAINING_DATA_DIR": str(root), "WAKEKIT_DEVICE": "cpu"}
+    p = subprocess.Popen([sys.executable, "-c", code, "worker", "--lease", "2", "--env-file", str(root/".env")], cwd=root, env=env, stderr=subprocess.DEVNULL)
+    until(queue, job.id, "job.epoch")
+    child = child_of(here)
+    p.kill()
+    p.wait()
+    child.wait(20)
+    time.sleep(2.5)
+    again = queue.claim("another", kinds=("train",))
+    assert again.id == job.id and again.attempt == 2
+    queue.finish(again, "cancelled")
+
+
+def test_cancel_leaves_a_whole_checkpoint_and_retry_goes_on(here, root):
+    queue, worker = here
+    job = training(queue, epochs=2000)
+    with in_background(worker):
+        until(queue, job.id, "job.epoch")
+        queue.cancel(job.id)
+        for e in queue.follow(job.id, timeout_s=60): pass
+    assert queue.job(job.id).state == "cancelled"
+    with in_background(Worker(queue, root, Settings(device="cpu"))):
+        queue.retry(job.id)
+        first = len(queue.db.events_after(0, 5000, job.id))
+        for e in queue.follow(job.id, queue.db.events_after(0, 5000, job.id)[first - 1]["seq"], timeout_s=90):
+            if e["kind"] == "job.training": break
+        assert e["data"]["kind_of_start"] if "kind_of_start" in e["data"] else e["data"]["epoch"] >= 1
+        queue.cancel(job.id)
+        for e in queue.follow(job.id, e["seq"], timeout_s=60): pass
+    assert queue.job(job.id).state == "cancelled"
+
+
+def test_stopping_a_worker_gives_its_job_back(here, root):
+    queue, worker = here
+    job = training(queue, epochs=2000)
+    with in_background(worker): until(queue, job.id, "job.epoch")
+    waiting = queue.job(job.id)
+    assert waiting.state == "queued" and waiting.strikes == 0 and not queue.alive()
+
+
+def test_gates_that_fail_are_a_failed_job_and_force_exports(here, root):
+    queue, worker = here
+    job = training(queue, force=False)
+    with in_background(worker):
+        for e in queue.follow(job.id, timeout_s=90): pass
+        assert queue.job(job.id).state == "failed" and "fails its gates" in queue.job(job.id).error, queue.job(job.id)
+        queue.retry(job.id, dict(force=True))
+        for e in queue.follow(job.id, e["seq"], timeout_s=90): pass
+    assert queue.job(job.id).state == "succeeded" and Bundle.load(place_of(root, job)/"export").manifest["gates"]["forced"]
+
+
+def test_the_dataset_may_go_while_its_job_runs(here, root):
+    queue, worker = here
+    job = training(queue)
+    with in_background(worker):
+        until(queue, job.id, "job.training")
+        shutil.rmtree(root/"datasets"/"kitchen")
+        for e in queue.follow(job.id, timeout_s=90): pass
+    assert queue.job(job.id).state == "succeeded"
+
+
+def test_a_frozen_dataset_does_not_change(tmp_path, calls):
+    shutil.copytree(calls, tmp_path/"d")
+    ds = Dataset.open(tmp_path/"d")
+    frozen = freeze(ds.path, tmp_path/"job")
+    before, first = frozen.fingerprint(), ds.clips()[0]
+    ds.update(first.id, label="noise")
+    ds.trash(ds.clips()[1].id)
+    ds.purge()
+    assert Dataset.open(tmp_path/"job"/"dataset").fingerprint() == before
+    lines = [json.loads(l) for l in (tmp_path/"job"/"clips.jsonl").read_text().splitlines()]
+    assert len(lines) == 48 and next(l for l in lines if l["id"] == first.id)["label"] == first.label
+
+
+def test_one_worker_per_device(here, root):
+    queue, worker = here
+    with in_background(worker):
+        while not queue.alive(): time.sleep(.05)
+        with pytest.raises(LockError): Worker(queue, root, Settings(device="cpu")).run()
+        Worker(queue, root, Settings(device="cpu"), "second").run(until_idle=True)
+
+
+def test_a_device_that_is_not_there_is_refused_at_once():
+    with pytest.raises(SettingsError, match="cuda:77"): real_device("cuda:77")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid() != 0, reason="needs root on Linux to mount a small disk")
+def test_full_disk_in_training(here, root, tmp_path):
+    queue, worker = here
+    job = training(queue, epochs=3)
+    folder = place_of(root, job)
+    folder.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode: pytest.skip("this machine does not let us mount a small disk")
+    try:
+        with in_background(worker):
+            for e in queue.follow(job.id, timeout_s=90): pass
+            assert queue.job(job.id).state == "failed" and "Free some space" in queue.job(job.id).error, queue.job(job.id)
+            assert not (folder/"export").exists()
+            subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True)
+            queue.retry(job.id)
+            for e in queue.follow(job.id, e["seq"], timeout_s=90): pass
+        assert queue.job(job.id).state == "succeeded" and Bundle.load(folder/"export")
+    finally:
+        subprocess.run(["umount", folder])
+
+
+# ---- what bench/ measures, in small
+
+def bench(*words):
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.stdout.strip(), done.stderr[-3000:]
+    return done.returncode, json.loads(done.stdout)
+
+def test_kills_lose_nothing():
+    code, found = bench("bench/kill.py", "--rounds", 5, "--longest", 3)
+    assert code == 0 and found["wrong"] == [] and found["clips"] > 0 and found["jobs"] > 0, found
+
+def test_listeners_miss_nothing():
+    code, found = bench("bench/load.py", "listeners", "--events", 3000, "--listeners", 10)
+    assert code == 0 and found["missed"] == found["out_of_order"] == 0 and found["reconnects"] > 0, found
+
+def test_uploads_are_all_stored():
+    _, found = bench("bench/load.py", "uploads", "--quiet", "--uploads", 5, "--clips", 40)
+    assert found["stored"] == 200 and found["refused"] == "0 []" and found["peak_mb"] < 300, found

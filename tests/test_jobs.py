@@ -167,7 +167,7 @@ def here(root):
 def training(queue, force=True, **more):
     return queue.enqueue("train", {**plan_training(Settings(), "tiny", {**LITTLE, **more}), "force": force}, "kitchen")
 
-def child_of(here, timeout_s=60):
+def child_of(here, timeout_s=300):
     "The process that does a job"
     end = time.time() + timeout_s
     while time.time() < end:
@@ -176,7 +176,7 @@ def child_of(here, timeout_s=60):
         time.sleep(.02)
     raise AssertionError("no child was started")
 
-def until(queue, id, kind, timeout_s=90):
+def until(queue, id, kind, timeout_s=300):
     for e in queue.follow(id, timeout_s=timeout_s):
         if e["kind"] == kind: return e
     raise AssertionError(f"{queue.job(id).state}: {queue.job(id).error} {queue.log_after(id)[-5:]}")
@@ -189,7 +189,7 @@ def test_killed_training_goes_on_from_its_checkpoint(here, root):
         until(queue, job.id, "job.epoch")
         child = child_of(here)
         child.kill()
-        for e in queue.follow(job.id, timeout_s=120): pass
+        for e in queue.follow(job.id, timeout_s=300): pass
     happened = queue.db.events_after(0, 5000, job.id)
     resumed = [e["data"] for e in happened if e["kind"] == "job.training"]
     done = queue.job(job.id)
@@ -213,7 +213,7 @@ def test_a_child_does_not_outlive_its_worker(here, root):
     child = child_of(here)
     p.kill()
     p.wait()
-    child.wait(20)
+    child.wait(60)
     time.sleep(2.5)
     again = queue.claim("another", kinds=("train",))
     assert again.id == job.id and again.attempt == 2
@@ -226,16 +226,16 @@ def test_cancel_leaves_a_whole_checkpoint_and_retry_goes_on(here, root):
     with in_background(worker):
         until(queue, job.id, "job.epoch")
         queue.cancel(job.id)
-        for e in queue.follow(job.id, timeout_s=60): pass
+        for e in queue.follow(job.id, timeout_s=300): pass
     assert queue.job(job.id).state == "cancelled"
+    last = queue.db.last_seq()
     with in_background(Worker(queue, root, Settings(device="cpu"))):
         queue.retry(job.id)
-        first = len(queue.db.events_after(0, 5000, job.id))
-        for e in queue.follow(job.id, queue.db.events_after(0, 5000, job.id)[first - 1]["seq"], timeout_s=90):
+        for e in queue.follow(job.id, last, timeout_s=300):
             if e["kind"] == "job.training": break
-        assert e["data"]["kind_of_start"] if "kind_of_start" in e["data"] else e["data"]["epoch"] >= 1
+        assert e["data"]["epoch"] >= 1
         queue.cancel(job.id)
-        for e in queue.follow(job.id, e["seq"], timeout_s=60): pass
+        for e in queue.follow(job.id, e["seq"], timeout_s=300): pass
     assert queue.job(job.id).state == "cancelled"
 
 
@@ -251,10 +251,10 @@ def test_gates_that_fail_are_a_failed_job_and_force_exports(here, root):
     queue, worker = here
     job = training(queue, force=False)
     with in_background(worker):
-        for e in queue.follow(job.id, timeout_s=90): pass
+        for e in queue.follow(job.id, timeout_s=300): pass
         assert queue.job(job.id).state == "failed" and "fails its gates" in queue.job(job.id).error, queue.job(job.id)
         queue.retry(job.id, dict(force=True))
-        for e in queue.follow(job.id, e["seq"], timeout_s=90): pass
+        for e in queue.follow(job.id, e["seq"], timeout_s=300): pass
     assert queue.job(job.id).state == "succeeded" and Bundle.load(place_of(root, job)/"export").manifest["gates"]["forced"]
 
 
@@ -264,7 +264,7 @@ def test_the_dataset_may_go_while_its_job_runs(here, root):
     with in_background(worker):
         until(queue, job.id, "job.training")
         shutil.rmtree(root/"datasets"/"kitchen")
-        for e in queue.follow(job.id, timeout_s=90): pass
+        for e in queue.follow(job.id, timeout_s=300): pass
     assert queue.job(job.id).state == "succeeded"
 
 
@@ -302,12 +302,12 @@ def test_full_disk_in_training(here, root, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode: pytest.skip("this machine does not let us mount a small disk")
     try:
         with in_background(worker):
-            for e in queue.follow(job.id, timeout_s=90): pass
+            for e in queue.follow(job.id, timeout_s=300): pass
             assert queue.job(job.id).state == "failed" and "Free some space" in queue.job(job.id).error, queue.job(job.id)
             assert not (folder/"export").exists()
             subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True)
             queue.retry(job.id)
-            for e in queue.follow(job.id, e["seq"], timeout_s=90): pass
+            for e in queue.follow(job.id, e["seq"], timeout_s=300): pass
         assert queue.job(job.id).state == "succeeded" and Bundle.load(folder/"export")
     finally:
         subprocess.run(["umount", folder])
@@ -331,3 +331,7 @@ def test_listeners_miss_nothing():
 def test_uploads_are_all_stored():
     _, found = bench("bench/load.py", "uploads", "--quiet", "--uploads", 5, "--clips", 40)
     assert found["stored"] == 200 and found["refused"] == "0 []" and found["peak_mb"] < 300, found
+
+def test_the_service_and_its_workers_load_no_torch():
+    code = "import sys; from wakekit.env import Settings; import wakekit.serve.training, wakekit.serve.jobs, wakekit.serve.client; wakekit.serve.work.plan_training(Settings()); print([m for m in ('torch', 'librosa', 'scipy', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

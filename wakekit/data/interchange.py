@@ -12,7 +12,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import AudioError, DatasetError, LockError, atomic_write, progress
 from .audio import find_audio
-from .dataset import FRACTIONS, LABELS, Dataset, check_label
+from .dataset import LABELS, Dataset, check_label
+from .splits import FRACTIONS
 
 # %% ../../nbs/data/17_interchange.ipynb #8c65040a
 @dataclass

@@ -233,7 +233,7 @@ def cancel(self:Queue,
         else: happened = None
         self.db.add_events(t, [happened] if happened else [])
     job = self.job(id)
-    if job.state in ("succeeded", "failed"): raise JobError(f"job {id} has {job.state}: there is nothing to stop")
+    if not happened and job.state in ("succeeded", "failed"): raise JobError(f"job {id} has {job.state}: there is nothing to stop")
     return job
 
 @patch
@@ -246,8 +246,10 @@ def retry(self:Queue,
     dataset = was.dataset or ""
     with self.db.transaction() as t:
         values = dict(payload=_write({**was.payload, **(changes or {})}), state="queued", queued=self.db.now, finished=None, error=None, cancel=0, strikes=0)
-        if t.execute(jobs.update().where(jobs.c.id == id, jobs.c.state.in_(("failed", "cancelled"))).values(**values)).rowcount: self.db.add_events(t, [event("job.queued", id, dataset, again=True)])
+        queued = t.execute(jobs.update().where(jobs.c.id == id, jobs.c.state.in_(("failed", "cancelled"))).values(**values)).rowcount
+        self.db.add_events(t, [event("job.queued", id, dataset, again=True)] if queued else [])
     job = self.job(id)
+    if queued: return job # perhaps somebody has taken it already
     if job.state in ("succeeded", "running") and not job.cancel_requested: raise JobError(f"job {id} is {job.state}: only a failed or a cancelled one can be tried again")
     if job.state == "running": raise JobError(f"job {id} is still being stopped: try again when it is cancelled")
     return job

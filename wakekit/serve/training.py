@@ -6,14 +6,15 @@
 __all__ = ['log', 'Service', 'HealthOut', 'system_routes', 'event_routes', 'create_app', 'check_address', 'serve']
 
 # %% ../../nbs/serve/41_training.ipynb #879856b8
-import asyncio, contextlib, functools, logging, time
+import asyncio, contextlib, functools, logging, socket, time
 from pathlib import Path
 from typing import Annotated, Any
 from fastapi import FastAPI, Query, Response, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 import wakekit
-from ..core import SettingsError, sha256_file
+from ..core import SettingsError, WakekitError, sha256_file
 from ..env import Settings
 from ..host import detect_host
 from .catalog import Catalog, Intake
@@ -97,6 +98,9 @@ def system_routes(app, s):
             log.error("health: %s", e)
             return found | dict(status="degraded", problem="the database cannot be reached")
 
+    @app.get("/", include_in_schema=False)
+    def front(): return RedirectResponse("/docs")
+
     @app.get("/metrics", tags=["service"], response_class=Response, responses={200: {"content": {"text/plain": {}}}, **errors(503)})
     def numbers(): return Response(s.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -115,7 +119,7 @@ def event_routes(app, s, guard):
         return dict(ticket=guard.ticket(), seconds=60)
 
     @app.websocket("/ws/events")
-    async def socket(socket:WebSocket, after:Annotated[int|None, Query(ge=0, le=2**62)]=None, job_id:str="", dataset:str=""): await serve_events(socket, s.hub, after, job_id, dataset)
+    async def listen(socket:WebSocket, after:Annotated[int|None, Query(ge=0, le=2**62)]=None, job_id:str="", dataset:str=""): await serve_events(socket, s.hub, after, job_id, dataset)
 
 # %% ../../nbs/serve/41_training.ipynb #7290fe9d
 def create_app(
@@ -159,6 +163,11 @@ def check_address(
     if not container: raise SettingsError(f"listening on {host} without a token would let everybody in: set WAKEKIT_API_TOKEN, or listen on 127.0.0.1")
     log.warning("no WAKEKIT_API_TOKEN: everybody who reaches this port may do anything")
 
+def _listening(host, port):
+    "A socket that listens, before anything else begins"
+    try: return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+    except OSError as e: raise WakekitError(f"cannot listen on {host}:{port} ({e.strerror}): does another service do so? --port takes another one") from None
+
 def serve(
     settings:Settings=None, # Default: `Settings.load()`
     host:str="127.0.0.1",   # Address to listen on
@@ -169,6 +178,8 @@ def serve(
     import uvicorn
     settings = settings or Settings.load()
     check_address(host, settings.api_token, detect_host().container)
-    app = create_app(settings, worker)
-    log.info("the training service listens on http://%s:%s, its data is in %s", host, port, app.state.service.root)
-    uvicorn.run(app, host=host, port=port, log_level="warning", ws_per_message_deflate=False, ws_ping_interval=20, timeout_graceful_shutdown=3, server_header=False)
+    with _listening(host, port) as listening:
+        app = create_app(settings, worker)
+        log.info("the training service listens on http://%s:%s, its data is in %s", host, listening.getsockname()[1], app.state.service.root)
+        how = dict(log_level="warning", ws_per_message_deflate=False, ws_ping_interval=20, timeout_graceful_shutdown=3, server_header=False)
+        uvicorn.Server(uvicorn.Config(app, **how)).run(sockets=[listening])

@@ -154,6 +154,8 @@ def event(self:Report,
     name = dict(start="training", resume="training", epoch="epoch", verifier="second_look").get(fields.get("kind"))
     if fields.get("kind") == "epoch": self.mark = 1. + fields["epoch"]
     if fields.get("kind") == "verifier": self.mark += .5
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized(): fields = {**fields, "gpu_memory_mb": round(torch.cuda.max_memory_allocated()/1e6)}
     if name: self.say(log=["info", _in_words(fields)])
     if name: self.say(happened=f"job.{name}", data={k: v for k, v in fields.items() if k not in ("kind", "time")}, mark=self.mark)
 

@@ -100,7 +100,7 @@ def uploads(s, a):
             assert s.get("/datasets")[0] == 200
             waits.append(time.perf_counter() - begun)
             peak[0] = max(peak[0], psutil.Process(s.process.pid).memory_info().rss)
-            time.sleep(.02)
+            time.sleep(.1)
     looking = threading.Thread(target=look)
     pickle.dump((s.port, a.single, work), sender.stdin)
     sender.stdin.close()

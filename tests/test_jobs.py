@@ -19,6 +19,12 @@ ROOT = Path(__file__).parents[1]
 LITTLE = {"epochs": 2, "steps_per_epoch": 4, "batch.batch_size": 16, "verifier.steps": 0, "data.synthetic": 0, "data.near_misses": 0, "data.filler": 24, "data.synthetic_rooms": 4}
 
 
+@pytest.fixture(autouse=True)
+def few_threads(monkeypatch):
+    "Trainings of many tiny tensors: more threads only wait for each other"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 # ---- two databases
 
 @pytest.fixture(scope="module")

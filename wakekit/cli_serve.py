@@ -46,7 +46,7 @@ def _worker(a):
         say("stopping: the training under way goes back to the queue; Ctrl-C again does not wait")
         worker.stop()
     for name in ("SIGINT", "SIGTERM"): signal.signal(getattr(signal, name), stop)
-    say(f"worker {worker.name}: jobs of {worker.queue.db}, data in {worker.root}")
+    say(f"a worker for {worker.device}: jobs of {worker.queue.db}, data in {worker.root}")
     try: worker.run(a.until_idle)
     except LockError: raise WakekitError(f"another worker of this host works on {worker.device} already: one training at a time per GPU. --name tells two of them apart, if there is room for both") from None
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AUDIO_SUFFIXES', 'SILENCE_DB', 'to_float32', 'to_int16', 'AudioWarning', 'check_waveform', 'AudioInfo', 'probe_audio',
-           'resample', 'iter_audio', 'load_audio', 'write_wav', 'save_audio', 'find_audio', 'rms_db', 'peak_db',
-           'frame_db', 'noise_floor', 'speech_bounds', 'trim_silence', 'show_waveform', 'show_spectrogram']
+           'resample', 'iter_audio', 'load_audio', 'write_wav', 'save_audio', 'plain_pcm', 'find_audio', 'rms_db',
+           'peak_db', 'frame_db', 'noise_floor', 'speech_bounds', 'trim_silence', 'show_waveform', 'show_spectrogram']
 
 # %% ../../nbs/data/10_audio.ipynb #86d899d3
 import contextlib, io, struct, warnings, wave
@@ -233,6 +233,21 @@ def save_audio(
 )->int:                          # Samples written
     "Write a 16-bit mono WAV, wholly or not at all"
     with atomic_write(path) as f: return write_wav(f, [x] if isinstance(x, np.ndarray) else x, sample_rate)
+
+# %% ../../nbs/data/10_audio.ipynb #5ef17c01
+def plain_pcm(
+    src, # Path, bytes or open binary file
+):       # int16 samples (time,), or None when it is anything else
+    "The samples of a whole WAV file of up to a minute, 16 kHz mono 16-bit"
+    try:
+        with contextlib.ExitStack() as stack:
+            f = stack.enter_context(open(src, "rb")) if isinstance(src, (str, Path)) else io.BytesIO(src) if isinstance(src, (bytes, bytearray)) else src
+            f.seek(0)
+            with wave.open(f, "rb") as w:
+                n = w.getnframes()
+                data = w.readframes(n) if (w.getnchannels(), w.getsampwidth(), w.getframerate()) == (1, 2, SAMPLE_RATE) and 0 < n < 60*SAMPLE_RATE else b""
+        return np.frombuffer(data, "<i2").astype(np.int16) if data and len(data) == 2*n else None
+    except (wave.Error, EOFError, OSError, ValueError, AttributeError): return None
 
 # %% ../../nbs/data/10_audio.ipynb #326171c3
 AUDIO_SUFFIXES = frozenset(".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist".split())

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..core import SAMPLE_RATE, AudioError, ConfigError, DatasetError, LockError, file_lock, progress, read_json, sync_folder, write_json
-from .audio import check_waveform, iter_audio, load_audio, resample, to_int16, write_wav
+from .audio import check_waveform, iter_audio, load_audio, plain_pcm, resample, to_int16, write_wav
 from .index import IndexTable
 
 # %% ../../nbs/data/11_dataset.ipynb #8a1c9b56
@@ -198,6 +198,11 @@ class Staged:
     "A recording that is decoded, checked and on disk, and not in the dataset yet"
     clip:Clip # What it will be
     tmp:Path  # Where its samples are
+    @property
+    def sidecar(self): return self.tmp.with_suffix(".json.tmp")
+    def drop(self):
+        "Remove what is left of it"
+        for p in (self.tmp, self.sidecar): p.unlink(missing_ok=True)
 
 @patch
 def _verdict(self:Dataset, clip, r):
@@ -212,7 +217,7 @@ def _write(self:Dataset, staged):
     try:
         for s in staged:
             for suffix in (".json", ".wav"): new += [p] if not (p := place/f"{s.clip.id}{suffix}").exists() else []
-            write_json(place/f"{s.clip.id}.json", {k: getattr(s.clip, k) for k in _meta}, sync_folder=False)
+            os.replace(s.sidecar, place/f"{s.clip.id}.json")
         sync_folder(place)
         for s in staged: os.replace(s.tmp, place/f"{s.clip.id}.wav")
         sync_folder(place)
@@ -239,7 +244,7 @@ def commit(self:Dataset,
                 known[s.clip.id] = {**asdict(s.clip), "trashed": 0}
             found.append((replace(s.clip, path=self.path/"clips"/f"{s.clip.id}.wav"), True) if r is None else self._verdict(s.clip, r) or (self._clip(r), False))
         if fresh: self._write(fresh)
-    for s in staged: s.tmp.unlink(missing_ok=True)
+    for s in staged: s.drop()
     return found
 
 @patch
@@ -259,7 +264,9 @@ def stage(self:Dataset,
     "Decode and check a recording, into a file beside the clips; any number of threads may do so at once"
     check_label(label)
     ready = isinstance(src, np.ndarray) and sample_rate == SAMPLE_RATE and src.dtype == np.int16 and src.ndim == 1
-    chunks = [src if ready else resample(check_waveform(src), sample_rate)] if isinstance(src, np.ndarray) else iter_audio(src, start_s=start_s, duration_s=duration_s)
+    plain = None if isinstance(src, np.ndarray) or start_s else plain_pcm(src)
+    if plain is not None and duration_s is not None and len(plain) > duration_s*SAMPLE_RATE: plain = None
+    chunks = [plain if plain is not None else src if ready else resample(check_waveform(src), sample_rate)] if plain is not None or isinstance(src, np.ndarray) else iter_audio(src, start_s=start_s, duration_s=duration_s)
     if not about.get("original_name") and isinstance(src, (str, Path)): about["original_name"] = Path(src).name
     tmp, tally = self.path/"clips"/f".{uuid.uuid4().hex}.tmp", _Tally(chunks)
     try:
@@ -268,11 +275,13 @@ def stage(self:Dataset,
             f.flush()
             os.fsync(f.fileno())
         if tally.silent and label != "noise": raise AudioError(f"{about.get('original_name') or 'this recording'} is digital silence: was the microphone muted? Add it as noise if that is meant")
+        sha = tally.hash.hexdigest()
+        staged = Staged(Clip(sha[:16], label, sha, tally.n/SAMPLE_RATE, _now(), **about), tmp)
+        write_json(staged.sidecar, {k: getattr(staged.clip, k) for k in _meta}, sync_folder=False)
     except BaseException:
-        tmp.unlink(missing_ok=True)
+        Staged(None, tmp).drop()
         raise
-    sha = tally.hash.hexdigest()
-    return Staged(Clip(sha[:16], label, sha, tally.n/SAMPLE_RATE, _now(), **about), tmp)
+    return staged
 
 # %% ../../nbs/data/11_dataset.ipynb #e2a30250
 @patch
@@ -280,7 +289,7 @@ def _add(self:Dataset, src, label, *args, **about):
     "(clip, is it new?)"
     staged = self.stage(src, label, *args, **about)
     try: found = self.commit([staged])[0]
-    finally: staged.tmp.unlink(missing_ok=True)
+    finally: staged.drop()
     if isinstance(found, DatasetError): raise found
     return found
 

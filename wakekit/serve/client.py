@@ -58,8 +58,20 @@ class Client:
         except ValueError: problem = dict(detail=f"{self.url} answered {r.status_code}, and not as the training service does: is it the right address?")
         raise ServiceError(r.status_code, problem)
 
-    def get(self, path, **params): return self.ask("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
-    def post(self, path, body=None, **how): return self.ask("POST", path, **({} if body is None else dict(json=body)), **how).json()
+    def get(self,
+        path:str, # Such as `/datasets`
+        **params, # Of the address; None is left out
+    ):            # The answer, parsed
+        "Look something up"
+        return self.ask("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
+
+    def post(self,
+        path:str,  # Such as `/train`
+        body=None, # Sent as JSON
+        **how,     # As httpx takes it
+    ):             # The answer, parsed
+        "Do something"
+        return self.ask("POST", path, **({} if body is None else dict(json=body)), **how).json()
 
 # %% ../../nbs/serve/41_client.ipynb #227f2c99
 def _segment(name): return quote(name, safe="")

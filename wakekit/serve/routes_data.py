@@ -17,7 +17,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from ..data.audio import iter_audio, probe_audio
 from ..data.dataset import LABELS
-from .catalog import CURSOR, clip_facts, etag_of, name_problem
+from .catalog import clip_facts, etag_of, name_problem
+from .clips import CURSOR
 from .http import Problem, errors, matches, send_file
 from .uploads import receive
 from .work import too_few
@@ -125,9 +126,9 @@ def waveform_svg(
 
 # %% ../../nbs/serve/40_routes_data.ipynb #4ffb6838
 UPLOAD = {"requestBody": {"required": True, "content": {
-    "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": {
+    "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "additionalProperties": False, "properties": {
         "file": {"type": "string", "format": "binary", "description": "A recording in any format that libsndfile reads; may be repeated"}, "label": {"type": "string", "enum": list(LABELS)},
-        **{k: {"type": "string", "maxLength": 2000} for k in ("speaker", "source", "notes", "licence")}}}},
+        **{k: {"type": "string", "maxLength": 2000, "pattern": r"^[^\x00]*$"} for k in ("speaker", "source", "notes", "licence")}}}},
     "audio/wav": {"schema": {"type": "string", "format": "binary"}}}}}
 
 def dataset_routes(

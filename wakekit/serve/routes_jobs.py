@@ -10,19 +10,19 @@ __all__ = ['JobId', 'Far', 'Strict', 'NewTraining', 'Retry', 'JobOut', 'Artifact
 from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Path as InPath, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ..core import ConfigError, TrainError, read_json
 from ..data.dataset import LABELS
 from ..data.spoken import DataConfig
 from ..learn.config import PRESETS, json_schema, preset
 from .catalog import name_problem
 from .http import Problem, errors, send_file
-from .jobs import place_of
 from .live import as_ndjson, as_sse, log_lines
-from .queue import STATES
+from .queue import STATES, place_of
 from .work import plan_training, too_few
 
 # %% ../../nbs/serve/40_routes_jobs.ipynb #8f8577d4
+_whole = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v) # 3.0 is an integer in JSON
 JobId, Far = Annotated[str, InPath(description="Id of a job, 12 hex digits")], Annotated[int, Query(ge=0, le=2**62)]
 
 class Strict(BaseModel):
@@ -35,13 +35,14 @@ class NewTraining(Strict):
     preset:str = Field("", max_length=40, description="fast, accurate or tiny; the service's own when it is left out")
     config_overrides:dict[str, Any] = Field({}, description="Field → value, nested or dotted, as GET /presets lists them; data.… for what is synthesized", examples=[{"epochs": 20, "model.channels": 48}])
     language:str = Field("en-us", max_length=20, description="Language or accent of the phrase")
-    priority:int = Field(0, ge=-10, le=10, description="Higher goes first")
+    priority:Annotated[int, Field(ge=-10, le=10), _whole] = Field(0, description="Higher goes first")
     force:bool = Field(False, description="Export even if a gate fails")
 
 class Retry(Strict):
     "How to try again"
     force:bool|None = Field(None, description="Export even if a gate fails")
 
+# %% ../../nbs/serve/40_routes_jobs.ipynb #29f2a9d3
 class JobOut(BaseModel):
     "A job"
     id:str
@@ -66,7 +67,11 @@ class ArtifactOut(BaseModel):
     bytes:int
     sha256:str
 
-def job_out(job): return {k: getattr(job, k) for k in JobOut.model_fields}
+def job_out(
+    job, # `Job`
+)->dict: # For `JobOut`
+    "What callers are told of a job"
+    return {k: getattr(job, k) for k in JobOut.model_fields}
 
 # %% ../../nbs/serve/40_routes_jobs.ipynb #cdd46db4
 def preset_routes(
@@ -185,7 +190,7 @@ class Promotion(Strict):
 
 class BackTo(Strict):
     "Which version to go back to"
-    number:int|None = Field(None, ge=1, le=10**9, description="The version before when it is left out")
+    number:Annotated[int, Field(ge=1, le=10**9), _whole]|None = Field(None, description="The version before when it is left out")
 
 class VersionOut(BaseModel):
     "A version of a model"
@@ -203,6 +208,7 @@ class ModelOut(BaseModel):
     versions:list[VersionOut]
     history:list[dict[str, Any]]
 
+# %% ../../nbs/serve/40_routes_jobs.ipynb #1a87f724
 def model_routes(
     s, # Service, with `queue`, `registry`, `root`
 )->APIRouter:

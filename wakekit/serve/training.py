@@ -6,7 +6,7 @@
 __all__ = ['log', 'Service', 'HealthOut', 'system_routes', 'event_routes', 'create_app', 'check_address', 'serve']
 
 # %% ../../nbs/serve/41_training.ipynb #879856b8
-import asyncio, contextlib, functools, logging, socket, time
+import asyncio, contextlib, functools, logging, socket, sys, time
 from pathlib import Path
 from typing import Annotated, Any
 from fastapi import FastAPI, Query, Response, WebSocket
@@ -18,7 +18,7 @@ from ..core import SettingsError, WakekitError, sha256_file
 from ..env import Settings
 from ..host import detect_host
 from .catalog import Catalog, Intake
-from .events import Database, event
+from .events import Database, DatabaseError, event
 from .http import Guard, Limits, errors, install_problems
 from .jobs import Worker, in_background
 from .live import Hub, serve_events
@@ -88,7 +88,10 @@ class HealthOut(BaseModel):
     last_event:int
     problem:str|None = None
 
-def system_routes(app, s):
+def system_routes(
+    app, # The application
+    s,   # Its `Service`
+):
     "Routes about the service itself"
     @app.get("/health", response_model=HealthOut, tags=["service"], responses=errors())
     def health():
@@ -111,7 +114,11 @@ def system_routes(app, s):
         return dict(events=s.db.events_after(after, limit), last=s.db.last_seq(), gap=bool(oldest > 1 and after < oldest - 1))
 
 # %% ../../nbs/serve/41_training.ipynb #bbdcc826
-def event_routes(app, s, guard):
+def event_routes(
+    app,   # The application
+    s,     # Its `Service`
+    guard, # Gives tickets
+):
     "Routes of the socket"
     @app.post("/ws/ticket", tags=["events"], responses=errors())
     def ticket()->dict[str, Any]:
@@ -132,7 +139,7 @@ def create_app(
     workers = [Worker(s.queue, s.root, settings.replace(device="cpu"), "deploy", kinds=("deploy",)), *([Worker(s.queue, s.root, settings)] if worker else [])]
     @contextlib.asynccontextmanager
     async def lifespan(app):
-        s.db.forget()
+        with contextlib.suppress(DatabaseError): s.db.forget()
         task = asyncio.create_task(s.hub.run())
         with contextlib.ExitStack() as stack:
             for w in workers: stack.enter_context(in_background(w))
@@ -178,8 +185,9 @@ def serve(
     import uvicorn
     settings = settings or Settings.load()
     check_address(host, settings.api_token, detect_host().container)
+    sys.setswitchinterval(.001) # a listing is not to wait for five decoders, 5 ms each
     with _listening(host, port) as listening:
         app = create_app(settings, worker)
         log.info("the training service listens on http://%s:%s, its data is in %s", host, listening.getsockname()[1], app.state.service.root)
-        how = dict(log_level="warning", ws_per_message_deflate=False, ws_ping_interval=20, timeout_graceful_shutdown=3, server_header=False)
+        how = dict(log_level="warning", ws_per_message_deflate=False, ws_ping_interval=20, timeout_graceful_shutdown=3, server_header=False, ws_max_size=65_536, limit_concurrency=500, timeout_keep_alive=15)
         uvicorn.Server(uvicorn.Config(app, **how)).run(sockets=[listening])

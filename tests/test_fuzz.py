@@ -1,0 +1,133 @@
+"Whatever the OpenAPI allows and forbids is sent to the whole training service: WAKEKIT_FUZZ_EXAMPLES=200 pytest tests/test_fuzz.py for more than CI does."
+import io, os, shutil
+import numpy as np, pytest, soundfile as sf
+pytest.importorskip("fastapi")
+schemathesis = pytest.importorskip("schemathesis")
+from fastapi.testclient import TestClient
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import from_schema
+from schemathesis.engine.events import FatalError, FuzzScenarioFinished, NonFatalError, ScenarioFinished
+from wakekit.env import Settings
+from wakekit.serve import routes_jobs
+from wakekit.serve.live import log_lines
+from wakekit.serve.training import create_app
+from wakekit.ship.toy import toy_bundle
+
+EXAMPLES = int(os.environ.get("WAKEKIT_FUZZ_EXAMPLES") or 15)
+TOKEN = "a-token-for-the-fuzzer"
+
+
+def wav(seed, seconds=.3):
+    out = io.BytesIO()
+    sf.write(out, (np.random.default_rng(seed).standard_normal(int(seconds*16_000))*.1).astype(np.float32), 16_000, format="WAV")
+    return out.getvalue()
+
+
+class State:
+    "A service in which there is something of everything, and soon again when something was deleted"
+    def __init__(self, tmp):
+        self.app = create_app(Settings(data_dir=tmp, training_dir=tmp/"training", models_dir=tmp/"models", device="cpu", api_token=TOKEN))
+        self.service, self.web = self.app.state.service, TestClient(self.app, headers={"Authorization": f"Bearer {TOKEN}"})
+        self.home = self.service.root/"datasets"/"kitchen"
+        self.web.post("/datasets", json=dict(name="kitchen", phrase="hey jarvis"))
+        for i in range(24): assert self.web.post(f"/datasets/kitchen/recordings?label={'positive' if i < 12 else 'noise'}", content=wav(i), headers={"Content-Type": "audio/wav"}).status_code == 201
+        self.clips = [c["id"] for c in self.web.get("/datasets/kitchen/recordings").json()["clips"]]
+        self.copy = shutil.copytree(self.home, tmp/"copy")
+        self.job = self.web.post("/train", json=dict(dataset="kitchen")).json()["id"]
+        toy_bundle(self.service.root/"jobs"/self.job/"export")
+        self.service.queue.finish(self.service.queue.claim("a"), "succeeded")
+        self.waiting = self.web.post("/train", json=dict(dataset="kitchen")).json()["id"]
+        self.service.registry.promote("kitchen", toy_bundle(tmp/"older", threshold=.6))
+        assert self.web.post("/models/kitchen/promote", json=dict(job_id=self.job)).json()["current"] == 2
+        self.trash = self.thrown_away()
+    def thrown_away(self):
+        self.service.catalog.create("attic", "hey") if "attic" not in self.service.catalog.names() else None
+        return self.service.catalog.remove("attic")
+    def again(self):
+        if not (self.home/"dataset.json").is_file(): shutil.copytree(self.copy, self.home, dirs_exist_ok=True)
+        if not any((self.home/place/f"{self.clips[0]}.wav").is_file() for place in ("clips", "trash")):
+            shutil.copytree(self.copy/"clips", self.home/"clips", dirs_exist_ok=True)
+            self.service.catalog.open("kitchen").refresh()
+        if not any(d["id"] == self.trash for d in self.service.catalog.removed()): self.trash = self.thrown_away()
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "lifespan": return await self.app(scope, receive, send)
+        for message in ("startup", "shutdown"): # every client of the fuzzer would end the service
+            await receive()
+            await send({"type": f"lifespan.{message}.complete"})
+
+
+def is_problem(ctx, response, case):
+    "Every error is `application/problem+json` with all its fields"
+    if response.status_code < 400 or response.request.method == "HEAD": return
+    about = response.json()
+    assert response.headers["content-type"][0] == "application/problem+json", response.headers
+    assert about["status"] == response.status_code and all(isinstance(about[k], str) and about[k] for k in ("type", "title", "detail", "code")), about
+    assert response.status_code < 500 or is_device_away(response), about
+
+
+def is_device_away(response): return response.status_code == 502 and "/devices/" in response.request.url # no host that the fuzzer makes up can be reached
+
+
+def excused(failure, response):
+    "Why a failure is none"
+    kind = type(failure).__name__
+    # Names that Windows reserves, audio that can be decoded, fields of a config: rules that no JSON Schema can state. What the schema does state is answered with `invalid_request`.
+    if kind == "RejectedPositiveData" and response.status_code in (412, 415, 422): return response.json()["code"] != "invalid_request"
+    # DELETE of a clip moves it to the trash, where it can still be looked at, heard and restored.
+    if kind == "UseAfterFree": return "/recordings/" in failure.free
+    if kind == "ServerError": return is_device_away(response)
+    return False
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp("fuzz")
+    for tool in ("ssh", "docker"): # devices that the fuzzer adds are never called
+        (tmp/tool).write_text("#!/bin/sh\necho no route to host >&2\nexit 255\n")
+        (tmp/tool).chmod(0o755)
+    os.environ["PATH"], before = f"{tmp}{os.pathsep}{os.environ['PATH']}", os.environ["PATH"]
+    found = State(tmp)
+    yield found
+    found.service.close()
+    os.environ["PATH"] = before
+
+
+def test_the_api_does_what_its_openapi_says(state, monkeypatch):
+    monkeypatch.setattr(routes_jobs, "log_lines", lambda queue, id, after, follow: log_lines(queue, id, after, follow=False)) # nobody ends the jobs whose logs are followed
+    config = SchemathesisConfig.from_dict({
+        "headers": {"Authorization": f"Bearer {TOKEN}"}, "continue-on-failure": True, "checks": {"enabled": True},
+        "generation": {"max-examples": EXAMPLES, "deterministic": not os.environ.get("WAKEKIT_FUZZ_EXAMPLES"), "database": "none"},
+    })
+    schema = schemathesis.openapi.from_asgi("/openapi.json", state, config=config, headers={"Authorization": f"Bearer {TOKEN}"})
+    @schema.hook
+    def map_path_parameters(context, path_parameters):
+        state.again()
+        for k, v in (path_parameters or {}).items():
+            name = "fast" if context.operation.path.startswith("/presets") else "kitchen"
+            known = {"name": name, "file": "manifest.json", "clip_id": state.clips[len(str(v)) % 3], "job_id": (state.job, state.waiting)[len(str(v)) % 2], "id": state.trash}.get(k)
+            if known and sum(map(ord, str(v))) % 4: path_parameters[k] = known
+        return path_parameters
+    @schema.hook
+    def map_body(context, body):
+        if isinstance(body, dict) and isinstance(body.get("job_id"), str) and len(body["job_id"]) % 2 == 0: body["job_id"] = state.job
+        if isinstance(body, dict) and type(body.get("file")).__name__ == "Binary": body |= dict(file=type(body["file"])(wav(len(body))), label=body.get("label", "noise"))
+        return body
+    schemathesis.check(is_problem)
+    found, calls, went_well, phases = {}, 0, set(), set()
+    for e in from_schema(schema).execute():
+        if isinstance(e, FatalError): raise e.exception
+        if isinstance(e, NonFatalError): found[f"{e.label}: {e.value!r}"] = ""
+        if isinstance(e, (ScenarioFinished, FuzzScenarioFinished)):
+            for case_id, checked in e.recorder.checks.items():
+                calls += 1
+                response, label = e.recorder.interactions[case_id].response, e.recorder.cases[case_id].value.operation.label
+                phases.add(getattr(getattr(e, "phase", None), "name", "fuzz"))
+                if response is not None and response.status_code < 400: went_well.add(label)
+                for c in checked:
+                    if c.failure_info and not excused(c.failure_info.failure, response):
+                        f = c.failure_info.failure
+                        found.setdefault(f"{label}: {c.name}: {f.title}", f"{f.message[:600]}\n{c.failure_info.code_sample[:600]}")
+    never = {o.ok().label for o in schema.get_all_operations()} - went_well
+    print(f"{calls} calls in {phases}; never went well: {never}")
+    assert not found, f"{len(found)} faults in {calls} calls:\n" + "\n\n".join(f"{k}\n{v}" for k, v in found.items())
+    assert never <= {"GET /devices/{name}/releases", "POST /models/{name}/rollback"}, never # there is no device; and of all numbers two are versions

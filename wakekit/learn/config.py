@@ -112,6 +112,7 @@ def check_limits(
             several = list(value) if isinstance(value, (tuple, list)) else [value]
             bad = [v for v in several if isinstance(v, bool) or not isinstance(v, (int, float)) or not limit[0] <= v <= limit[1]]
             if bad: raise ConfigError(f"{name} must be between {limit[0]:g} and {limit[1]:g}, not {bad[0]!r}")
+            if f.name in ("dilations", "end_steps") and any(isinstance(v, float) for v in several): raise ConfigError(f"{name} are whole numbers, not {several}")
             if not 1 <= len(several) <= 32: raise ConfigError(f"{name} must have 1 to 32 numbers, not {len(several)}")
             if type(config) in (AugmentConfig, BatchConfig) and isinstance(value, (tuple, list)) and (len(several) != 2 or several[0] > several[1]): raise ConfigError(f"{name} must be a range, lowest first, not {several}")
     return config

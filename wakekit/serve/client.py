@@ -45,10 +45,11 @@ class Client:
         **how,      # As httpx takes it
     ):              # The response
         "One request; asked again when the connection is lost, `ServiceError` when the answer is a problem"
+        again = method != "POST" or path.endswith("/recordings") or "Idempotency-Key" in how.get("headers", {}) # may it be done twice?
         for wait_s in [.2*2**k for k in range(self.tries - 1)] + [None]:
             try: r = self.http.request(method, path, **how)
             except self._httpx.TransportError as e:
-                if wait_s is None: raise ServiceError(0, dict(detail=f"nobody answers at {self.url} ({e}): is the service running? wakekit serve training starts it", code="away")) from None
+                if wait_s is None or not (again or isinstance(e, self._httpx.ConnectError)): raise ServiceError(0, dict(detail=f"nobody answers at {self.url} ({e}): is the service running? wakekit serve training starts it", code="away")) from None
                 time.sleep(wait_s)
                 continue
             if r.status_code == 503 and wait_s is not None: time.sleep(min(5., float(r.headers.get("retry-after", wait_s))))
@@ -108,6 +109,7 @@ def dataset(self:Client,
     "What is in a dataset, and is it enough?"
     return self.get(f"/datasets/{_segment(name)}/metrics")
 
+# %% ../../nbs/serve/41_client.ipynb #b29e94a0
 @patch
 def upload(self:Client,
     name:str,          # Of a dataset

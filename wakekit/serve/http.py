@@ -119,12 +119,14 @@ class Limits:
         max_bytes:int,           # Of a request with recordings
         slowest_s:float=SLOWEST_S, # Without a byte, s
         plain_bytes:int=1 << 20, # Of any other request
-    ): self.app, self.max_bytes, self.slowest_s, self.plain_bytes = app, max_bytes, slowest_s, plain_bytes
+        uploads:str="",          # How the paths end that take recordings
+    ): self.app, self.max_bytes, self.slowest_s, self.plain_bytes, self.uploads = app, max_bytes, slowest_s, plain_bytes, uploads
 
     def _most(self, scope):
         "How much this request may send, and the problem if it sends more"
         kind, told = _one(scope, b"content-type").lower(), _one(scope, b"content-length") or b"0"
-        most = self.max_bytes if kind.startswith((b"multipart/", b"audio/", b"application/octet-stream")) else min(self.max_bytes, self.plain_bytes)
+        uploads = kind.startswith((b"multipart/", b"audio/", b"application/octet-stream")) and scope["path"].endswith(self.uploads)
+        most = self.max_bytes if uploads else min(self.max_bytes, self.plain_bytes)
         large = Problem(413, f"the request is larger than {most/1e6:,.0f} MB: send fewer or shorter recordings at a time", "too_large", {"Connection": "close"})
         if not told.isdigit(): raise Problem(400, "Content-Length is no number", headers={"Connection": "close"})
         if len(told) > 18 or int(told) > most: raise large

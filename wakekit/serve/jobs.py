@@ -129,7 +129,7 @@ class Worker:
     def _settle_down(self):
         "Which device it is, and what we are called: asked when work begins, as it takes a moment"
         self.device, plain = real_device(self.settings.device), Settings().to_dict()
-        self.name = "-".join(filter(None, (socket.gethostname(), self.device.replace(":", ""), self.called)))
+        self.name = "-".join(filter(None, (socket.gethostname(), {"cuda": "cuda0"}.get(self.device, self.device.replace(":", "")), self.called)))
         self.given = {k: v for k, v in self.settings.to_dict().items() if v != plain[k] and k not in ("training_dir", "api_token")} | {"device": self.device}
 
     def stop(self):
@@ -214,17 +214,19 @@ def see_through(self:Worker,
     job:Job, # From `claim`
 ):
     "Start a child for a job and watch over it"
-    folder = place_of(self.root, job)
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        why = f"{e.strerror}: {folder}. Mend that, and retry the job"
-        return self._persist(lambda: self.queue.finish(job, "failed", error=why))
-    child = Child(job, folder, self.root/"datasets"/(job.dataset or ""), self.given)
+    folder, child = place_of(self.root, job), None
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        child = Child(job, folder, self.root/"datasets"/(job.dataset or ""), self.given)
         said, why = self._watch(job, child)
         self._persist(lambda: self._settle(job, said, why, child.process.returncode))
     except LeaseLost as e: log.warning("%s", e)
-    finally: child.kill()
+    except OSError as e: # no folder, no process: this machine is in trouble, another may not be
+        trouble = f"it cannot be started on {self.name} ({e})"
+        with contextlib.suppress(LeaseLost): self._persist(lambda: self.queue.give_back(job, trouble, strike=True))
+        self.stopping.wait(2)
+    finally:
+        if child: child.kill()
 
 @patch
 def _persist(self:Worker, write):
@@ -250,9 +252,15 @@ def in_background(
         thread.join(worker.grace_s + 30)
 
 def _run_quietly(worker):
-    try: worker.run()
-    except LockError: log.warning("another worker of this host works on %s already (%s): jobs are left to it", worker.device, worker.name)
-    except WakekitError as e: log.error("no worker: %s", e)
+    told = False
+    while not worker.stopping.is_set():
+        try: return worker.run()
+        except LockError:
+            if not told: log.warning("another worker of this host works on %s already (%s): jobs are left to it while it is there", worker.device, worker.name)
+            told = True
+        except SettingsError as e: return log.error("no worker: %s", e)
+        except Exception: log.exception("the worker stumbled, and goes on")
+        worker.stopping.wait(10)
 
 @patch
 def follow(self:Queue,
@@ -263,10 +271,11 @@ def follow(self:Queue,
     "What happens to a job, as it happens"
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
-        state = self.job(id).state
-        for e in self.db.events_after(after, job_id=id):
+        state, found = self.job(id).state, self.db.events_after(after, job_id=id)
+        for e in found:
             after = e["seq"]
             yield e
+        if found: continue
         if state in ("succeeded", "failed", "cancelled"): return
         self.db.wait(.25)
     raise WakekitError(f"job {id} has not ended within {timeout_s:g} s; it goes on: ask for its events after {after}")

@@ -102,7 +102,7 @@ async def serve_events(
 
 async def _place(hub, after):
     "(number to begin behind, were events forgotten that should have come?)"
-    if after is None: return hub.last, False
+    if after is None: return await asyncio.to_thread(hub.db.last_seq), False
     oldest, newest = await asyncio.to_thread(lambda: (hub.db.first_seq(), hub.db.last_seq()))
     oldest = min([oldest, *hub.seqs[:1]])
     return (after, oldest > 1 and after < oldest - 1) if after <= newest else (newest, True) # a number from another database

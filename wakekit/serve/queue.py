@@ -103,6 +103,7 @@ def enqueue(self:Queue,
         self.db.add_events(t, [event("job.queued", row["id"], dataset, job_kind=kind, priority=priority)])
     return self.job(row["id"])
 
+# %% ../../nbs/serve/38_queue.ipynb #099bf0c8
 @patch
 def job(self:Queue,
     id:str, # Which one
@@ -226,7 +227,10 @@ def give_back(self:Queue,
         if fresh >= self.max_strikes: return self.finish(job, "failed", error=f"{reason}, {fresh} times without getting any further: look into its log, and retry it")
     with self.db.transaction() as t:
         self._own(t, job, state="queued", lease=None, lease_until=None, strikes=jobs.c.strikes + int(strike))
-        self.db.add_events(t, [event("job.waiting", job.id, job.dataset or "", reason=reason)])
+        happened = event("job.waiting", job.id, job.dataset or "", reason=reason)
+        if t.execute(jobs.update().where(jobs.c.id == job.id, jobs.c.cancel == 1).values(state="cancelled", finished=self.db.now)).rowcount: # it was to stop anyway
+            happened = event("job.cancelled", job.id, job.dataset or "", reason=reason)
+        self.db.add_events(t, [happened])
 
 # %% ../../nbs/serve/38_queue.ipynb #d2cee8e0
 @patch
@@ -236,6 +240,7 @@ def cancel(self:Queue,
     "Ask a job to stop"
     dataset = self.job(id).dataset or ""
     with self.db.transaction() as t:
+        t.execute(sa.select(jobs.c.id).where(jobs.c.id == id).with_for_update()) # its state stands still until we have decided
         if t.execute(jobs.update().where(jobs.c.id == id, jobs.c.state == "queued").values(state="cancelled", cancel=1, finished=self.db.now)).rowcount: happened = event("job.cancelled", id, dataset)
         elif t.execute(jobs.update().where(jobs.c.id == id, jobs.c.state == "running", jobs.c.cancel == 0).values(cancel=1)).rowcount: happened = event("job.cancelling", id, dataset)
         else: happened = None
@@ -271,7 +276,7 @@ def write_log(self:Queue,
     lines:list, # (level, message) each
 ):
     "Append to the log of a job that we hold"
-    rows = [dict(job_id=job.id, level=level, message=text[:LONGEST_LINE], attempt=job.attempt) for level, text in lines]
+    rows = [dict(job_id=job.id, level=level, message=text[:LONGEST_LINE].replace("\0", " "), attempt=job.attempt) for level, text in lines]
     with self.db.transaction() as t:
         self._own(t, job, attempt=job.attempt)
         self.db.in_order(t)

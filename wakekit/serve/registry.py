@@ -9,7 +9,7 @@ __all__ = ['KEPT', 'ModelError', 'Registry']
 import errno, os, shutil, time, zipfile
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import WakekitError, atomic_write, file_lock, read_json, sha256_file, write_json
+from ..core import WakekitError, atomic_write, file_lock, read_json, sha256_file, sync_folder, write_json
 from .events import iso
 from ..ship.stream import Bundle
 
@@ -35,6 +35,14 @@ class Registry:
 # %% ../../nbs/serve/38_registry.ipynb #468bf015
 KEPT = 10 # Versions that stay
 
+def _is_whole(folder):
+    "Is a version still there, undamaged?"
+    try: return bool(Bundle.load(folder))
+    except (WakekitError, OSError): return False
+
+def _to_disk(path):
+    with open(path, "rb+") as f: os.fsync(f.fileno())
+
 @patch
 def promote(self:Registry,
     name:str,          # A safe name
@@ -48,17 +56,21 @@ def promote(self:Registry,
         home = self.folder/name
         state = self._state(name) if (home/"registry.json").is_file() else dict(name=name, versions=[], history=[])
         number = next((v["number"] for v in state["versions"] if v["sha256"] == digest), None)
-        if number is None:
+        if number is None or not _is_whole(home/str(number)):
             taken = [int(p.name) for p in home.iterdir() if p.name.isdigit()] + [v["number"] for v in state["versions"]]
-            number, part = max(taken, default=0) + 1, home/".part"
+            again, part = number, home/".part"
+            number = again or max(taken, default=0) + 1
             shutil.rmtree(part, ignore_errors=True)
             try:
                 shutil.copytree(found.path, part)
                 Bundle.load(part)
+                for p in part.iterdir(): _to_disk(p)
+                shutil.rmtree(home/str(number), ignore_errors=True)
                 os.replace(part, home/str(number))
+                sync_folder(home)
             except shutil.Error as e: raise OSError(errno.ENOSPC if "No space left" in str(e) else errno.EIO, f"the bundle cannot be copied: {e}") from None
             finally: shutil.rmtree(part, ignore_errors=True)
-            state["versions"].append(dict(number=number, sha256=digest, version=digest[:12], phrase=found.phrase, promoted=iso(time.time()), origin=origin or {}))
+            if not again: state["versions"].append(dict(number=number, sha256=digest, version=digest[:12], phrase=found.phrase, promoted=iso(time.time()), origin=origin or {}))
         self._make_current(state, number, "promoted")
     return self.about(name)
 

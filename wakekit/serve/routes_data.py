@@ -194,6 +194,7 @@ def _answer(found, s, label):
         if isinstance(what, Problem): raise what
         return JSONResponse(what, status, {"ETag": f'"{what["etag"]}"'})
     problems = [dict(file=n, status=p.status, detail=p.detail) for n, st, p in found if st >= 300]
+    if {p["status"] for p in problems} == {409} and len(problems) == len(found): raise Problem(409, f"none of the {len(found)} recordings could be stored; the first: {problems[0]['detail']}", "conflict", problems=problems)
     if len(problems) == len(found): raise Problem(422, f"none of the {len(found)} recordings could be stored; the first: {problems[0]['detail']}", "bad_audio", problems=problems)
     return JSONResponse(dict(added=[c for _, st, c in found if st == 201], already=[c for _, st, c in found if st == 200], problems=problems), 201 if any(st == 201 for _, st, _ in found) else 200)
 

@@ -26,7 +26,7 @@ from .metrics import Metrics
 from .queue import Queue
 from .registry import Registry
 from .routes_data import clip_routes, dataset_routes, recording_routes, trash_routes
-from .routes_devices import device_routes
+from .routes_devices import device_routes, shipping_routes
 from .routes_jobs import artifact_routes, job_routes, model_routes, preset_routes, train_routes
 
 # %% ../../nbs/serve/41_training.ipynb #6a52edc2
@@ -151,9 +151,9 @@ def create_app(
     app.state.service = s
     system_routes(app, s)
     event_routes(app, s, guard)
-    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, preset_routes, train_routes, job_routes, artifact_routes, model_routes, device_routes): app.include_router(routes(s))
+    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, preset_routes, train_routes, job_routes, artifact_routes, model_routes, device_routes, shipping_routes): app.include_router(routes(s))
     install_problems(app)
-    app.add_middleware(Limits, max_bytes=settings.max_upload_mb*1_000_000)
+    app.add_middleware(Limits, max_bytes=settings.max_upload_mb*1_000_000, uploads="/recordings")
     app.add_middleware(guard.around)
     app.add_middleware(CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["*"], allow_headers=["*"], expose_headers=["ETag", "Location", "Content-Range"])
     app.add_middleware(s.metrics.layer)

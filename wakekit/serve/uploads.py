@@ -171,19 +171,22 @@ async def receive(
     arrivals, bare = Arrivals(intake, catalog, name, given), kind.startswith(b"audio/") or kind == b"application/octet-stream"
     if not bare and (kind != b"multipart/form-data" or not 0 < len(options.get(b"boundary", b"")) <= 70): raise Problem(415, "send a form (multipart/form-data) with a file and a label, or the bytes of one recording as audio/wav with ?label=")
     form = Form(options.get(b"boundary", b"-"), catalog.root/"tmp")
-    file = Part(form.folder) if bare else None
+    file, begun = Part(form.folder) if bare else None, None
     try:
         async for piece in request.stream():
             async with intake.turns: # other requests come between two pieces, however many uploads there are
                 if bare: file.write(piece)
                 else: _parse(form, piece)
                 await asyncio.sleep(0)
-            if form.files and arrivals.label(form.fields): await arrivals.take(form.ready(), form.fields)
+            if len(form.files) > AT_ONCE and arrivals.label(form.fields): # few wait for fields that may come after them
+                begun = begun or dict(form.fields)
+                await arrivals.take(form.ready(), form.fields)
         if bare:
             file.seek(0)
             await arrivals.take([(unquote(request.headers.get("x-filename", "")), file)], {})
         else:
             if not form.whole: raise Problem(400, "the form ends in the middle of a part: send it again", "cut_off")
+            if begun and begun != form.fields: raise Problem(422, "fields came after the first recordings of a long form: put label, speaker… before the files, and send it again", "late_field")
             await arrivals.take(form.ready(), form.fields)
             if not arrivals.running and not arrivals.found: raise Problem(422, "the form has no file in it", "no_file")
         return await arrivals.all()

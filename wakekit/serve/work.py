@@ -10,7 +10,7 @@ __all__ = ['LEAST', 'SHARES', 'KINDS', 'AGAIN', 'STOPPED', 'plan_training', 'too
 import contextlib, json, logging, os, shutil, signal, sys, threading, time, traceback, warnings
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Config, ConfigError, DatasetError, WakekitError, atomic_write, file_lock, jsonable, read_json, sha256_file, watch_progress
+from ..core import Config, ConfigError, DatasetError, WakekitError, atomic_write, file_lock, jsonable, read_json, sha256_file, watch_progress, write_json
 from ..data.dataset import LABELS
 from ..data.interchange import Dataset
 from ..data.spoken import DataConfig
@@ -198,6 +198,15 @@ def run_training(
     return dict(bundle="export", version=sha256_file(bundle.path/"manifest.json")[:12], phrase=bundle.phrase, gates=bundle.manifest["gates"]["passed"], held_out=point)
 
 # %% ../../nbs/serve/39_work.ipynb #c7c243ec
+def _way_back(folder, target, version):
+    "Which version is meant by going back: decided once, or a job that was killed after the switch would go forth again"
+    from wakekit.ship.deploy import releases
+    note = folder/"rollback.json"
+    if version is None and note.exists(): return read_json(note)["version"]
+    version = version or next((r.version for r in releases(target) if r.previous), None)
+    if version: write_json(note, dict(version=version))
+    return version
+
 def run_deployment(
     job:dict,          # id and payload: action, device, and what to deploy
     folder,            # Of the job
@@ -210,7 +219,7 @@ def run_deployment(
     from wakekit.ship.targets import read_targets
     todo, target = job["payload"], read_targets(Path(folder).parent.parent/"devices.json")[job["payload"]["device"]]
     def told(stage, text): report.say(log=["info", f"{stage}: {text}"], happened="job.step", data=dict(stage=stage, text=text))
-    if todo["action"] == "rollback": done = rollback(target, todo.get("version"), told)
+    if todo["action"] == "rollback": done = rollback(target, _way_back(Path(folder), target, todo.get("version")), told)
     else:
         registry = Registry(settings.resolve("models_dir"))
         done = deploy(registry.folder/todo["model"]/str(registry.version(todo["model"], todo["number"])["number"]), target, told, todo.get("force", False))
@@ -257,8 +266,10 @@ def _attempt(spec, report):
     except (WakekitError, OSError) as e:
         report.say(log=["error", str(e)], error=str(e) if isinstance(e, WakekitError) else f"{e.strerror or e}{': ' + str(e.filename) if e.filename else ''}. " + ("Free some space, and retry the job: it goes on from its last checkpoint" if e.errno == 28 else "Retry the job when that is mended"))
         return 1
-    except MemoryError: report.say(error="out of memory: lower batch.batch_size, or give the machine more")
     except Exception as e:
+        if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError":
+            report.say(log=["error", str(e)], error="out of memory: lower batch.batch_size in config_overrides, or give the machine more")
+            return 1
         report.say(log=["error", traceback.format_exc()], error=f"unexpected {type(e).__name__}: {e}. This is a fault of wakekit; the job's log has the traceback")
         return 1
     return STOPPED

@@ -147,6 +147,49 @@ def test_a_database_that_is_away_says_so():
     assert "secret" not in str(e.value)
 
 
+def test_a_cancel_that_crosses_a_death_is_a_cancel(queue):
+    job = queue.enqueue("train", {}, "kitchen")
+    held = queue.claim("anna")
+    queue.cancel(job.id)
+    queue.give_back(held, "its process was killed", strike=True)
+    assert queue.job(job.id).state == "cancelled" and queue.claim("ben") is None
+    assert [e["kind"] for e in queue.db.events_after(0)][-1] == "job.cancelled"
+
+
+def test_following_a_long_job_reaches_its_end(queue):
+    job = queue.enqueue("train", {})
+    held = queue.claim("anna")
+    queue.renew(held, happened=[event("job.progress", job.id, n=i) for i in range(2500)])
+    queue.write_log(held, [("info", "a\0b")])
+    queue.finish(held, "succeeded")
+    happened = list(queue.follow(job.id, timeout_s=60))
+    assert len(happened) == 2503 and happened[-1]["kind"] == "job.succeeded" and queue.log_after(job.id)[0]["message"] == "a b"
+
+
+def test_going_back_twice_goes_back_once(tmp_path):
+    from types import SimpleNamespace
+    from wakekit.core import read_json, write_json
+    from wakekit.serve.registry import Registry
+    from wakekit.serve.work import run_deployment
+    from wakekit.ship.deploy import releases
+    from wakekit.ship.targets import Target, add_target
+    from wakekit.ship.toy import toy_bundle
+    registry, target, told = Registry(tmp_path/"models"), Target("kitchen", str(tmp_path/"device")), SimpleNamespace(say=lambda **what: None)
+    add_target(tmp_path/"devices.json", target)
+    settings = Settings(models_dir=tmp_path/"models", training_dir=tmp_path)
+    for k in (1, 2):
+        toy_bundle(tmp_path/f"b{k}")
+        write_json(tmp_path/f"b{k}"/"manifest.json", {**read_json(tmp_path/f"b{k}"/"manifest.json"), "created": str(k)})
+        registry.promote("m", tmp_path/f"b{k}")
+        (folder := tmp_path/"jobs"/str(k)).mkdir(parents=True)
+        run_deployment(dict(payload=dict(action="deploy", device="kitchen", model="m", number=k)), folder, settings, told)
+    (folder := tmp_path/"jobs"/"back").mkdir()
+    for _ in range(2): run_deployment(dict(payload=dict(action="rollback", device="kitchen", version=None)), folder, settings, told)
+    assert next(r.version for r in releases(target) if r.current) == registry.version("m", 1)["version"]
+    shutil.rmtree(tmp_path/"models"/"m"/"1")
+    assert registry.promote("m", tmp_path/"b1")["current"] == 1 and Bundle.load(tmp_path/"models"/"m"/"1") and len(registry.about("m")["versions"]) == 2
+
+
 # ---- the worker and its child
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def test_warnings_belong_to_their_recording(web):
 def test_one_bad_recording_among_many(web):
     r = web.post("/datasets/kitchen/recordings", data=dict(label="positive"), files=[("file", (f"{i}.wav", recording(seed=i % 8))) for i in range(10)] + [("file", ("page.wav", LIES["html"]))])
     assert r.status_code == 201 and [len(r.json()[k]) for k in ("added", "already", "problems")] == [8, 2, 1] and r.json()["problems"][0]["file"] == "page.wav"
-    problem(web.post("/datasets/kitchen/recordings", data=dict(label="noise"), files=[("file", (f"{i}.wav", recording(seed=i))) for i in range(2)]), 422)  # all of them are there as positive
+    problem(web.post("/datasets/kitchen/recordings", data=dict(label="noise"), files=[("file", (f"{i}.wav", recording(seed=i))) for i in range(2)]), 409)  # all of them are there as positive
 
 
 # ---- requests

@@ -129,6 +129,12 @@ def event_routes(
     async def listen(socket:WebSocket, after:Annotated[int|None, Query(ge=0, le=2**62)]=None, job_id:str="", dataset:str=""): await serve_events(socket, s.hub, after, job_id, dataset)
 
 # %% ../../nbs/serve/41_training.ipynb #7290fe9d
+async def _forget_hourly(db):
+    "Events that nobody will ask for any more go"
+    while True:
+        with contextlib.suppress(DatabaseError): await asyncio.to_thread(db.forget)
+        await asyncio.sleep(3600)
+
 def create_app(
     settings:Settings=None, # Data root, database, models, token, origins; default: `Settings.load()`
     worker:bool=False,      # Run trainings beside the service, in processes of their own
@@ -139,13 +145,13 @@ def create_app(
     workers = [Worker(s.queue, s.root, settings.replace(device="cpu"), "deploy", kinds=("deploy",)), *([Worker(s.queue, s.root, settings)] if worker else [])]
     @contextlib.asynccontextmanager
     async def lifespan(app):
-        with contextlib.suppress(DatabaseError): s.db.forget()
-        task = asyncio.create_task(s.hub.run())
+        tasks = [asyncio.create_task(s.hub.run()), asyncio.create_task(_forget_hourly(s.db))]
         with contextlib.ExitStack() as stack:
             for w in workers: stack.enter_context(in_background(w))
             yield
         s.hub.close()
-        await task
+        tasks[1].cancel()
+        await tasks[0]
         s.close()
     app = FastAPI(title="wakekit training service", version=wakekit.__version__, lifespan=lifespan, description="Datasets, recordings, trainings, models and devices of wakekit.")
     app.state.service = s
@@ -189,5 +195,5 @@ def serve(
     with _listening(host, port) as listening:
         app = create_app(settings, worker)
         log.info("the training service listens on http://%s:%s, its data is in %s", host, listening.getsockname()[1], app.state.service.root)
-        how = dict(log_level="warning", ws_per_message_deflate=False, ws_ping_interval=20, timeout_graceful_shutdown=3, server_header=False, ws_max_size=65_536, limit_concurrency=500, timeout_keep_alive=15)
+        how = dict(log_level="warning", ws_per_message_deflate=False, ws_ping_interval=20, timeout_graceful_shutdown=3, server_header=False, ws_max_size=65_536, limit_concurrency=5000, timeout_keep_alive=15)
         uvicorn.Server(uvicorn.Config(app, **how)).run(sockets=[listening])

@@ -25,6 +25,7 @@ class ServiceError(WakekitError):
         super().__init__(problem.get("detail") or problem.get("title") or f"status {status}")
         self.status, self.code, self.problem = status, problem.get("code", ""), problem
 
+# %% ../../nbs/serve/41_client.ipynb #867edf71
 class Client:
     "The training service at an address"
     def __init__(self,

@@ -74,6 +74,7 @@ def promote(self:Registry,
         self._make_current(state, number, "promoted")
     return self.about(name)
 
+# %% ../../nbs/serve/38_registry.ipynb #b1e5ef55
 @patch
 def _make_current(self:Registry, state, number, how):
     "Write the register; old versions go"

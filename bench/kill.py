@@ -142,7 +142,7 @@ def check(trial):
     if extra := {j.id for j in Queue(db).jobs(limit=100_000)} - set(trial.jobs): wrong.append(f"{len(extra)} jobs that nobody was told of: {sorted(extra)[:3]}")
     attempts = [Queue(db).job(id).attempt for id in trial.jobs]
     db.close()
-    return wrong, dict(clips=len(trial.clips), unanswered_clips=len(there) - len(trial.clips), jobs=len(trial.jobs), attempts=sum(attempts), most_attempts=max(attempts, default=0), events=len(events))
+    return wrong, dict(clips=len(trial.clips), unanswered_clips=len(there) - len(trial.clips), unannounced_clips=len(set(trial.clips) - set(added)), jobs=len(trial.jobs), attempts=sum(attempts), most_attempts=max(attempts, default=0), events=len(events))
 
 
 def main():

@@ -205,8 +205,8 @@ def _settle(self:Worker, job, said, why, code):
     "Write down how it ended"
     if "result" in said: self.queue.finish(job, "succeeded", said["result"])
     elif why == "cancelled": self.queue.finish(job, "cancelled")
+    elif why: self.queue.give_back(job, why) # whatever it said while it was being stopped
     elif "error" in said: self.queue.finish(job, "failed", error=said["error"])
-    elif why: self.queue.give_back(job, why)
     else: self.queue.give_back(job, _how(code), strike=True)
 
 @patch

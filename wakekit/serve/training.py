@@ -142,7 +142,7 @@ def create_app(
     "The training service"
     settings = settings or Settings.load()
     s, guard = Service(settings), Guard(None, settings.api_token, settings.cors_origins)
-    workers = [Worker(s.queue, s.root, settings.replace(device="cpu"), "deploy", kinds=("deploy",)), *([Worker(s.queue, s.root, settings)] if worker else [])]
+    workers = [Worker(s.queue, s.root, settings.replace(device="cpu"), "deploy", grace_s=90, kinds=("deploy",)), *([Worker(s.queue, s.root, settings)] if worker else [])]
     @contextlib.asynccontextmanager
     async def lifespan(app):
         tasks = [asyncio.create_task(s.hub.run()), asyncio.create_task(_forget_hourly(s.db))]

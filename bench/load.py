@@ -99,18 +99,22 @@ def uploads(s, a):
     clips = [[wav(rng, a.seconds) for _ in range(a.clips)] for _ in range(a.uploads)]
     work = [(f"kitchen{k}", c if a.single else [form(c)]) for k, c in enumerate(clips)]
     sender = subprocess.Popen([sys.executable, "-c", SENDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    waits, over, peak = [], threading.Event(), [0]
+    waits, floor, over, peak = [], [], threading.Event(), [0]
     def look():
         while not over.is_set():
             begun = time.perf_counter()
             assert s.get("/datasets")[0] == 200
             waits.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+            assert s.get("/health")[0] == 200
+            floor.append(time.perf_counter() - begun)
             peak[0] = max(peak[0], psutil.Process(s.process.pid).memory_info().rss)
-            time.sleep(.1)
+            time.sleep(.05)
     looking = threading.Thread(target=look)
     pickle.dump((s.port, a.single, work), sender.stdin)
     sender.stdin.close()
     sender.stdout.readline()
+    for _ in range(3): s.get("/datasets") # somebody has been listing before
     batches = lambda: sum(e["kind"] in ("job.epoch", "job.progress") for e in all_events(s)) if training else 0
     trained = batches()
     begun, used = time.perf_counter(), sum(psutil.Process(s.process.pid).cpu_times()[:2])
@@ -126,7 +130,7 @@ def uploads(s, a):
         training.wait(60)
     n = a.uploads*a.clips
     found = dict(clips=n, stored=stored, refused=wrong, clips_per_s=round(n/took), seconds=round(took, 1), cpu_ms_per_clip=round(1000*used/n, 2), peak_mb=round(peak[0]/1e6), looks=len(waits), datasets_p50_ms=round(1000*statistics.median(waits)),
-                 datasets_p99_ms=round(1000*sorted(waits)[int(.99*len(waits))]), training_events_beside=trained)
+                 datasets_p99_ms=round(1000*sorted(waits)[int(.99*len(waits))]), health_p50_ms=round(1000*statistics.median(floor)), health_p99_ms=round(1000*sorted(floor)[int(.99*len(floor))]), training_events_beside=trained)
     return found, stored == n and found["clips_per_s"] >= 300 and found["peak_mb"] < 300 and found["datasets_p99_ms"] < 100 and (a.quiet or trained > 0)
 
 

@@ -217,7 +217,7 @@ def test_a_disk_that_can_only_be_read(small_disk):
 
 worker = """
 import sys, os, numpy as np
-from wakekit.data.dataset import Dataset
+from wakekit.data.interchange import Dataset
 path, what, first = sys.argv[1], sys.argv[2], int(sys.argv[3])
 ds = Dataset.open_or_create(path, "hey jarvis")
 print("ready", flush=True)
@@ -408,3 +408,9 @@ def test_a_description_of_the_wrong_shape_is_refused(tmp_path, text):
     Dataset.create(tmp_path/"d", "hey jarvis")
     (tmp_path/"d"/"dataset.json").write_text(text, encoding="utf-8")
     with pytest.raises(DatasetError, match="write the file again with name, phrase and schema_version"): Dataset.open(tmp_path/"d")
+
+
+def test_a_split_is_the_same_in_every_process():
+    code = "from wakekit.data.splits import FRACTIONS, _assign; print(sorted(_assign({f'speaker {i}': 1 + i%3 for i in range(7)}, FRACTIONS, 0).items()))"
+    said = {subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": str(k)}, capture_output=True, text=True, check=True).stdout for k in range(4)}
+    assert len(said) == 1

@@ -1,6 +1,7 @@
 "Whatever the OpenAPI allows and forbids is sent to the whole training service: WAKEKIT_FUZZ_EXAMPLES=200 pytest tests/test_fuzz.py for more than CI does."
 import io, os, shutil
 import numpy as np, pytest, soundfile as sf
+import sqlalchemy as sa
 pytest.importorskip("fastapi")
 schemathesis = pytest.importorskip("schemathesis")
 from fastapi.testclient import TestClient
@@ -10,6 +11,7 @@ from schemathesis.engine.events import FatalError, FuzzScenarioFinished, NonFata
 from wakekit.env import Settings
 from wakekit.serve import routes_jobs
 from wakekit.serve.live import log_lines
+from wakekit.serve.queue import jobs
 from wakekit.serve.training import create_app
 from wakekit.ship.toy import toy_bundle
 
@@ -39,11 +41,16 @@ class State:
         self.waiting = self.web.post("/train", json=dict(dataset="kitchen")).json()["id"]
         self.service.registry.promote("kitchen", toy_bundle(tmp/"older", threshold=.6))
         assert self.web.post("/models/kitchen/promote", json=dict(job_id=self.job)).json()["current"] == 2
+        self.rows = [dict(r) for r in self.service.db.rows(sa.select(jobs))]
         self.trash = self.thrown_away()
     def thrown_away(self):
         self.service.catalog.create("attic", "hey") if "attic" not in self.service.catalog.names() else None
         return self.service.catalog.remove("attic")
     def again(self):
+        for row in self.rows: # jobs can be deleted, too
+            if not self.service.db.rows(sa.select(jobs.c.id).where(jobs.c.id == row["id"])):
+                with self.service.db.transaction() as t: t.execute(jobs.insert().values(**row))
+        if not (self.service.root/"jobs"/self.job/"export").is_dir(): toy_bundle(self.service.root/"jobs"/self.job/"export")
         if not (self.home/"dataset.json").is_file(): shutil.copytree(self.copy, self.home, dirs_exist_ok=True)
         if not any((self.home/place/f"{self.clips[0]}.wav").is_file() for place in ("clips", "trash")):
             shutil.copytree(self.copy/"clips", self.home/"clips", dirs_exist_ok=True)

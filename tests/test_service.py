@@ -1,15 +1,17 @@
 "The training service and whatever anybody may send it: nothing is stored by halves, nothing leaves the data root, nobody waits for ever."
-import asyncio, contextlib, gc, io, json, os, shutil, socket, subprocess, sys, threading, time, zipfile
+import asyncio, contextlib, gc, io, json, os, re, shutil, socket, subprocess, sys, threading, time, zipfile
 from urllib.parse import quote
 import numpy as np, psutil, pytest, soundfile as sf
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
-from wakekit.data.dataset import Dataset
+from wakekit.core import file_lock
+from wakekit.data.interchange import Dataset
 from wakekit.env import Settings
-from wakekit.serve import catalog as catalog_module, http as http_module, live
+from wakekit.serve import intake as intake_module, http as http_module, live
 from wakekit.serve.events import event
 from wakekit.serve.http import Guard, Limits
+from wakekit.serve.queue import place_of
 from wakekit.serve.training import create_app
 from wakekit.serve.uploads import Form
 from wakekit.ship.toy import toy_bundle
@@ -110,7 +112,7 @@ def test_warnings_belong_to_their_recording(web):
         return bytes(body)
     r = web.post("/datasets/kitchen/recordings", data=dict(label="noise"), files=[("file", (f"{i}.wav", one(i))) for i in range(60)]).json()
     assert len(r["added"]) == 60 and all((f"{c['original_name']} is damaged" in (c.get("warning") or "")) == (int(c["original_name"][:-4]) % 2 == 1) for c in r["added"])
-    assert not catalog_module._kept_warnings
+    assert not intake_module._kept_warnings
 
 def test_one_bad_recording_among_many(web):
     r = web.post("/datasets/kitchen/recordings", data=dict(label="positive"), files=[("file", (f"{i}.wav", recording(seed=i % 8))) for i in range(10)] + [("file", ("page.wav", LIES["html"]))])
@@ -182,6 +184,36 @@ def test_numbers_that_json_does_not_have(ready):
         problem(ready.post("/train", content='{"dataset": "kitchen", "config_overrides": {"learning_rate": %s}}' % word, headers={"Content-Type": "application/json"}), 422)
         problem(ready.post("/train", content='{"dataset": "kitchen", "priority": %s}' % word, headers={"Content-Type": "application/json"}), 422)
     assert ready.get("/jobs").json()["jobs"] == []
+
+@pytest.mark.parametrize("overrides, words", [
+    ({"model.features.f_min": 3000, "model.features.f_max": 2000}, ("model.features.f_min=3000", "model.features.f_max=2000", "below")), ({"model": {"features": {"n_fft": 400}}}, ("model.features.n_fft=400", "multiple of 160")),
+    ({"batch.positive": .8}, ("batch.positive=0.8", "batch.hard=0.25", "lower")), ({"augment.band_low": [100, 5000]}, ("augment.band_low=[100", "augment.band_high=", "below")), ({"pool_steps": 20}, ("pool_steps=20", "batch.out_steps=26", "lower")),
+    ({"verifier.channels": 96}, ("verifier.channels=96", "channels=104", "verifier.steps=0")), ({"epochs": 2.5}, ("epochs", "integer", "2.5")), ({"epochs": "12"}, ("epochs", "integer", '"12"')), ({"lr": True}, ("lr", "number", "true")), ({"lr": 10**400}, ("lr", "number")),
+    ({"lr": 1e308}, ("lr", "between")), ({"epochs": 1e300}, ("epochs", "integer")), ({"model.dilations": [1, 2.5]}, ("model.dilations", "2.5")), ({"model.channels": 48, "model": {"channels": 64}}, ("model.channels", "twice")), ({"warmup_steps": 0}, ("warmup_steps", "between 1"))], ids=str)
+def test_overrides_that_do_not_go_together(ready, overrides, words):
+    detail = problem(ready.post("/train", json=dict(dataset="kitchen", config_overrides=overrides)), 422, code="bad_config")["detail"]
+    assert all(w in detail for w in words) and len(detail) < 500, detail
+    assert ready.get("/jobs").json()["jobs"] == []
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+@pytest.mark.parametrize("name", ["lr", "epochs", "data.people", "model.features.f_min"])
+def test_a_field_that_is_no_number(ready, name, word):
+    problem(ready.post("/train", content='{"dataset": "kitchen", "config_overrides": {"%s": %s}}' % (name, word), headers={"Content-Type": "application/json"}), 422)
+    assert ready.get("/jobs").json()["jobs"] == []
+
+@pytest.mark.parametrize("language, near", [("xx-klingon", "en"), ("de-DE", "de"), ("en_US", "en-us"), ("", "en"), ("\0", "en"), ("日本語", "ja")])
+def test_a_language_that_nobody_speaks(ready, language, near):
+    pytest.importorskip("espeakng_loader")
+    detail = problem(ready.post("/train", json=dict(dataset="kitchen", language=language)), 422, code="bad_config")["detail"]
+    assert "language" in detail and near in detail.partition("may be")[2], detail
+    assert ready.get("/jobs").json()["jobs"] == []
+
+def test_whole_numbers_with_a_point_are_whole(web):
+    filled(web)
+    job = web.post("/train", json=dict(dataset="kitchen", language="de", config_overrides={"epochs": 2.0, "model": {"dilations": [1.0, 2]}, "batch.end_steps": [4.0, 12], "data.synthetic": 30.0}))
+    assert job.status_code == 202, job.text
+    plan = web.get(f"/jobs/{job.json()['id']}").json()["payload"]
+    assert json.dumps([plan["config"]["epochs"], plan["config"]["model"]["dilations"], plan["config"]["batch"]["end_steps"], plan["data"]["synthetic"]]) == "[2, [1, 2], [4, 12], 30]"
 
 
 # ---- clips
@@ -324,7 +356,7 @@ def test_the_thread_that_stores_survives_everything(web, monkeypatch, tmp_path):
             m.setattr(Dataset, "commit", fail)
             problem(upload(web), 500)
         with monkeypatch.context() as m:
-            m.setattr(catalog_module, "added", fail)
+            m.setattr(intake_module, "added", fail)
             assert upload(web, seed=99).status_code in (200, 201, 500)
     assert web.app.state.service.intake.thread.is_alive() and upload(web).status_code == 201
     web.delete("/datasets/kitchen")
@@ -395,7 +427,7 @@ def succeeded(web):
     filled(web)
     s, id = web.app.state.service, web.post("/train", json=dict(dataset="kitchen")).json()["id"]
     held = s.queue.claim("me")
-    s.queue.write_log(held, [("info", f"line {i}") for i in range(5)])
+    s.queue.renew(held, lines=[("info", f"line {i}") for i in range(5)])
     toy_bundle(s.root/"jobs"/id/"export")
     s.queue.finish(held, "succeeded")
     return id
@@ -443,7 +475,10 @@ def test_a_token(tmp_path):
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "geheim-ü".encode()}, {"Authorization": "Basic geheim-ü".encode()}, {"Authorization": "Bearer "}):
             assert problem(web.get("/datasets", headers=headers), 401) and web.get("/datasets", headers=headers).headers["www-authenticate"] == "Bearer"
         assert web.get("/datasets", headers=right).status_code == web.get("/health").status_code == 200
-        for path in ("//health", "/health/", "/openapi.json", "/docs", "/nothing", "/datasets?ticket=x"): problem(web.get(path), 401)
+        for path in ("/health//", "/health/", "/docs-files", "/docs/x", "/nothing", "/datasets?ticket=x"): problem(web.get(path), 401)
+        assert "cdn" not in (page := web.get("/docs").text) and all(web.get(p).status_code == 200 for p in re.findall(r'(?:src|href)="(/[^"]+)"', page)) # nothing from another host
+        schema = web.get("/openapi.json").json()
+        assert schema["security"] == [{"token": []}] and schema["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
         problem(web.get("/datasets", headers=[("Authorization", "Bearer wrong"), ("Authorization", "Bearer geheim-ü".encode())]), 400)
         ticket = lambda: web.post("/ws/ticket", headers=right).json()["ticket"]
         def opens(path="/ws/events", **headers):
@@ -646,3 +681,65 @@ def test_bodies_that_stand_still_or_trickle(pause, pieces, status):
     async def send(message): sent.append(message)
     asyncio.run(Limits(app, 1_000_000, slowest_s=.1)(dict(type="http", method="POST", path="/", headers=[(b"content-type", b"audio/wav")]), receive, send))
     assert sent[0]["status"] == status and (status == 200) == (not left)
+
+
+def test_a_job_that_has_ended_may_be_forgotten_with_its_files(web):
+    s = web.app.state.service
+    job = s.queue.enqueue("train", {}, "kitchen")
+    problem(web.delete(f"/jobs/{job.id}"), 409)
+    held = s.queue.claim("anna")
+    folder = place_of(s.root, job)
+    (folder/"export").mkdir(parents=True)
+    (folder/"export"/"manifest.json").write_text('{"files": {}}')
+    problem(web.delete(f"/jobs/{job.id}"), 409)
+    s.queue.finish(held, "succeeded")
+    assert len(web.get(f"/jobs/{job.id}/artifacts").json()["artifacts"]) == 1
+    assert web.delete(f"/jobs/{job.id}").status_code == 204 and not folder.exists()
+    for path in ("", "/artifacts", "/logs", "/events"): problem(web.get(f"/jobs/{job.id}{path}"), 404)
+    problem(web.delete(f"/jobs/{job.id}"), 404)
+    assert web.get("/events").json()["events"][-1]["kind"] == "job.deleted"
+
+
+def test_a_listing_tells_at_once_what_was_changed_here_and_soon_what_was_changed_elsewhere(web):
+    s = web.app.state.service
+    clips = lambda: {d["name"]: (d["clips"], d["trash"]) for d in web.get("/datasets").json()["datasets"]}
+    web.post("/datasets", json=dict(name="attic", phrase="computer"))
+    assert clips() == dict(kitchen=(0, 0), attic=(0, 0))
+    for n in range(5):
+        id = web.post("/datasets/kitchen/recordings?label=noise", content=recording(seed=n), headers={"Content-Type": "audio/wav"}).json()["id"]
+        assert clips()["kitchen"] == (n + 1, 0) and web.get("/datasets/kitchen").json()["labels"]["noise"]["clips"] == n + 1
+    web.patch(f"/datasets/kitchen/recordings/{id}", json=dict(label="negative"))
+    assert web.get("/datasets").json()["datasets"][1]["labels"]["negative"]["clips"] == 1
+    web.delete(f"/datasets/kitchen/recordings/{id}")
+    assert clips()["kitchen"] == (4, 1)
+    web.delete("/datasets/attic")
+    assert clips() == dict(kitchen=(4, 1))
+    Dataset.open(s.root/"datasets"/"kitchen").add(np.random.default_rng(9).normal(0, .1, 8000).astype(np.float32), "noise") # another process
+    shutil.rmtree(s.root/"datasets"/"attic", ignore_errors=True)
+    end = time.time() + 20
+    while clips() != dict(kitchen=(5, 1)) and time.time() < end: time.sleep(.1)
+    assert clips() == dict(kitchen=(5, 1))
+
+
+def test_more_requests_than_can_be_answered_are_told_so():
+    async def waits(scope, receive, send): await asyncio.sleep(.3)
+    async def many():
+        layer, told = Limits(waits, 10**6, at_once=3), []
+        async def send(m): told.append(m.get("status"))
+        async def receive(): return dict(type="http.request", body=b"", more_body=False)
+        await asyncio.gather(*(layer(dict(type="http", path="/", headers=[], method="GET"), receive, send) for _ in range(5)))
+        return told, layer.now
+    told, left = asyncio.run(many())
+    assert told.count(503) == 2 and left == 0
+
+
+def test_a_dataset_that_another_process_works_on_holds_nobody_else_up(web):
+    web.post("/datasets", json=dict(name="attic", phrase="computer"))
+    with file_lock(web.app.state.service.root/"datasets"/"attic"/".lock", timeout_s=1):
+        waits = threading.Thread(target=lambda: late.append(upload(web, dataset="attic", seed=1).status_code))
+        late = []
+        waits.start()
+        time.sleep(.3)
+        assert [upload(web, seed=k).status_code for k in range(2, 5)] == [201]*3 and not late
+    waits.join(20)
+    assert late == [201] and len(Dataset.open(web.app.state.service.root/"datasets"/"attic")) == 1

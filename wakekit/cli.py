@@ -9,6 +9,7 @@ __all__ = ['main', 'bundle_facts']
 import contextlib, json
 from pathlib import Path
 from .cli_data import as_usage, command, dataset_of, settings_of
+from .cli_live import action_args
 from .core import WakekitError
 from .terminal import UsageError, arg, number, one_line, plain, say, show
 
@@ -17,7 +18,7 @@ def main(
     argv=None, # Arguments; None takes those of the command line
 )->int:        # Exit code
     "The console script `wakekit`"
-    import wakekit.cli_deploy, wakekit.cli_serve # add their commands
+    import wakekit.cli_compat, wakekit.cli_deploy, wakekit.cli_detect, wakekit.cli_serve, wakekit.cli_web, wakekit.cli_wyoming # add their commands
     return wakekit.cli_serve.commands.run(argv)
 
 # %% ../nbs/59_cli.ipynb #3970e8e2
@@ -119,9 +120,10 @@ def _quickstart_text(q, a, out):
           arg("--mic", action="store_true", help="listen to the microphone"), arg("--graph", metavar="G", help="float32 or int8 (the bundle's default)"),
           arg("--threshold", type=number, metavar="T", help="smoothed score that fires (the bundle's)"), arg("--smooth-ms", type=number, metavar="MS", help="average scores over this (the bundle's)"),
           arg("--refractory-ms", type=number, metavar="MS", help="deaf after an event (the bundle's)"),
-          arg("--json", action="store_true", help="one JSON document for files, one line per event for a stream"))
+          arg("--json", action="store_true", help="one JSON document for files, one line per event for a stream"), *action_args)
 def _detect(a):
     from wakekit.ship.stream import Detector
+    if a.files and a.files != ["-"] and any(getattr(a, k, None) for k in ("act_run", "act_post", "act_mqtt", "act_ws", "act_file")): raise UsageError("actions are for streams: --mic, or - for stdin")
     if bool(a.files) == a.mic: raise UsageError("name recordings, or - for stdin, or give --mic")
     if "-" in a.files and len(a.files) > 1: raise UsageError("- stands alone: it is the stream on stdin")
     d = Detector(a.bundle, a.graph, a.threshold, a.smooth_ms, a.refractory_ms)
@@ -172,13 +174,18 @@ def _quantize(a):
     show(a, bundle_facts(bundle), plain(bundle._repr_markdown_()) + "\n" + "\n".join(f"{k}: {v}" for k, v in q.items() if isinstance(v, (str, int, float)) and v != ""))
 
 @command("export", "Write the forms of a bundle that a device wants, or the bundle of a finished training",
-          "wakekit export kitchen.wake --formats int8 --out for_the_pi --zip\nwakekit export --run data/datasets/kitchen --out kitchen.wake",
+          "wakekit export kitchen.wake --formats int8 --out for_the_pi --zip\nwakekit export --run data/datasets/kitchen --out kitchen.wake\nwakekit export kitchen.wake --web site",
           arg("bundle", nargs="?", metavar="BUNDLE"), arg("--run", dest="trained", metavar="DIR", help="a dataset or a quickstart folder whose last training shall be exported"),
-          arg("--out", required=True, metavar="DIR"), arg("--formats", default="onnx,ts,pt,int8", metavar="F,F", help="of onnx, ts, pt, int8 (all)"),
+          arg("--out", metavar="DIR"), arg("--web", metavar="DIR", help="a static page that listens in a browser; more under wakekit web"), arg("--formats", default="onnx,ts,pt,int8", metavar="F,F", help="of onnx, ts, pt, int8 (all)"),
           arg("--zip", action="store_true", help="one file, DIR.zip"), arg("--phrase", help="what it wakes for, when --run is no dataset"),
           arg("--language", default="en-us", metavar="L"), arg("--force", action="store_true", help="export even if a gate fails"))
 def _export(a):
     from wakekit.ship.refit import FORMS, export_run, reexport
+    if a.web:
+        from wakekit.ship.web import write_web
+        if a.out or a.trained or not a.bundle: raise UsageError("--web DIR takes a bundle, and stands alone")
+        return print(plain(write_web(a.bundle, a.web)._repr_markdown_()))
+    if not a.out: raise UsageError("--out DIR is missing")
     forms = [f.strip() for f in a.formats.split(",") if f.strip()]
     if bool(a.bundle) == bool(a.trained): raise UsageError("give a bundle, or --run DIR")
     if not forms or set(forms) - set(FORMS): raise UsageError(f"--formats takes some of {', '.join(FORMS)}")

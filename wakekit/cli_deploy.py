@@ -9,6 +9,7 @@ __all__ = ['devices_file', 'place_of', 'target_of', 'first_bundle']
 import re, time
 from pathlib import Path
 from .cli_data import as_usage, command, commands, settings_of
+from .cli_live import action_args
 from .terminal import UsageError, arg, number, plain, say, show
 
 # %% ../nbs/52_cli_deploy.ipynb #0793a3d4
@@ -104,19 +105,19 @@ def first_bundle(
     if not there(): say(f"nothing is deployed in {folder} yet: waiting for wakekit deploy")
     while not there(): sleep(1.)
 
-@command("listen", "Listen with whatever is deployed in a folder, also when that changes", "wakekit listen ~/wakekit --mic\narecord -q -f S16_LE -r 16000 | wakekit listen ~/wakekit - --json",
+@command("listen", "Listen with whatever is deployed in a folder, also when that changes", "wakekit listen ~/wakekit --mic --run \"aplay -q ding.wav\"\nwakekit listen ~/wakekit --mic --mqtt mqtt://homeassistant.local/wakekit/kitchen\narecord -q -f S16_LE -r 16000 | wakekit listen ~/wakekit - --json",
          arg("folder", metavar="FOLDER", help="folder that is deployed to, or a bundle"), arg("source", nargs="?", choices=["-"], help="- reads raw 16 kHz 16-bit PCM from stdin"),
          arg("--mic", action="store_true", help="listen to the microphone"), arg("--status", metavar="FILE", help='where to write what runs (status.json in the folder; "" for nowhere)'),
          arg("--graph", metavar="G", help="float32 or int8 (the bundle's default)"), arg("--threshold", type=number, metavar="T", help="smoothed score that fires (the bundle's)"),
-         arg("--json", action="store_true", help="one line of JSON per event"))
+         arg("--json", action="store_true", help="one line of JSON per event"), *action_args)
 def _listen(a):
-    from wakekit.cli_live import microphone, print_events, stdin_chunks
+    from wakekit.cli_live import actions_of, microphone, print_events, stdin_chunks
     from wakekit.ship.device import HotDetector
     if bool(a.source) == a.mic: raise UsageError("say what to listen to: --mic, or - for stdin")
-    folder = Path(a.folder).expanduser()
+    folder, actions = Path(a.folder).expanduser(), actions_of(a)
     first_bundle(folder)
     status = a.status if a.status is not None else "" if (folder/"manifest.json").is_file() else folder/"status.json"
-    return print_events(a, HotDetector(folder, status_file=status or None, graph=a.graph, threshold=a.threshold), microphone() if a.mic else stdin_chunks())
+    return print_events(a, HotDetector(folder, status_file=status or None, graph=a.graph, threshold=a.threshold), microphone() if a.mic else stdin_chunks(), actions)
 
 @command("pull", "On a device: fetch a newer bundle, if there is one, and switch to it", "wakekit pull http://server:8080/models/kitchen/bundle ~/wakekit\nwakekit pull http://server:8080/models/kitchen/bundle ~/wakekit --every 300 --token-env SERVER_TOKEN",
          arg("url", metavar="URL", help="address of the bundle"), arg("folder", metavar="FOLDER", help="folder of releases, as for wakekit listen"),
@@ -125,8 +126,9 @@ def _listen(a):
 def _pull(a):
     from wakekit.ship.device import pull, pull_forever
     from wakekit.ship.targets import Target, token_of
+    if a.every is not None and not 1 <= a.every <= 604_800: raise UsageError(f"--every is a number of seconds from 1 to 604800, a week, not {a.every:g}")
     how = {k: v for k in ("refresh_command", "status_file", "keep", "timeout_s") if (v := getattr(a, k)) is not None}
     with as_usage(): token = token_of(Target("server", a.folder, token_env=a.token_env or "", token_file=a.token_file or "", **how))
-    if a.every is not None: return pull_forever(a.url, Path(a.folder).expanduser(), token, a.every or 1., _tell, **how) and 0
+    if a.every is not None: return pull_forever(a.url, Path(a.folder).expanduser(), token, a.every, _tell, **how) and 0
     d = pull(a.url, Path(a.folder).expanduser(), token, on_event=_tell, **how)
     show(a, d, plain(d._repr_markdown_().splitlines()[0]) if d else "nothing new")

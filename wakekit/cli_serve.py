@@ -17,14 +17,14 @@ _device = arg("--device", metavar="D", help="auto, cpu, cuda, cuda:1 or mps (WAK
 
 @command("serve training", "Run the training service: datasets, recordings, trainings, models, devices over HTTP",
          "wakekit serve training\nWAKEKIT_API_TOKEN=secret wakekit serve training --host 0.0.0.0 --no-worker",
-         arg("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1); others ask for a token"), arg("--port", type=int, default=8080, metavar="N", help="port (8080)"),
+         arg("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1); others ask for a token"), arg("--port", type=int, default=8080, metavar="N", help="port (8080); 0: any that is free"),
          arg("--no-worker", action="store_true", help="no trainings in this process: wakekit worker does them"), _device)
 def _serve_training(a):
     from wakekit.serve.training import serve
     if not 0 <= a.port <= 65535: raise UsageError(f"--port is a number from 0 to 65535, not {a.port}")
     s = settings_of(a)
-    say(f"the training service: http://{a.host}:{a.port}/docs\nits data: {s.resolve('training_dir')}\n" + ("trainings wait for: wakekit worker" if a.no_worker else f"trainings run beside it, on {s.device}") + "\nCtrl-C stops it")
-    serve(s, a.host, a.port, not a.no_worker)
+    def ready(address): say(f"the training service: {address}/docs\nits data: {s.resolve('training_dir')}\n" + ("trainings wait for: wakekit worker" if a.no_worker else f"trainings run beside it, on {s.device}") + "\nCtrl-C stops it")
+    serve(s, a.host, a.port, not a.no_worker, ready)
 
 # %% ../nbs/53_cli_serve.ipynb #69b6a45c
 @command("worker", "Take trainings from the queue, one at a time; one worker for each GPU",
@@ -33,13 +33,13 @@ def _serve_training(a):
          arg("--lease", type=float, default=20., metavar="S", help="seconds without a sign of life after which another worker takes the job (20)"),
          arg("--strikes", type=int, default=5, metavar="N", help="times that a job may die without getting further before it has failed (5)"))
 def _worker(a):
-    from wakekit.serve.events import Database
+    from wakekit.serve.events import PATIENCE_S, Database
     from wakekit.serve.jobs import Worker
     from wakekit.serve.queue import Queue
     if a.strikes < 1: raise UsageError("--strikes is a number of at least 1")
     if not 1 <= a.lease <= 3600: raise UsageError("--lease is a number of seconds from 1 to 3600")
     s = settings_of(a)
-    worker = Worker(Queue(Database(s.resolve("database_url"))), s.resolve("training_dir"), s, a.name, lease_s=a.lease)
+    worker = Worker(Queue(Database(s.resolve("database_url"), min(PATIENCE_S, a.lease/5))), s.resolve("training_dir"), s, a.name, lease_s=a.lease)
     worker.queue.max_strikes = a.strikes
     def stop(*_):
         if worker.stopping.is_set(): raise KeyboardInterrupt("stopped at once; the training is taken up again when its lease has run out")
@@ -52,20 +52,26 @@ def _worker(a):
 
 # %% ../nbs/53_cli_serve.ipynb #5e1bc4a9
 @contextlib.contextmanager
-def _queue(a):
+def _queue(s):
     from wakekit.serve.events import Database
     from wakekit.serve.queue import Queue
-    db = Database(settings_of(a).resolve("database_url"))
+    db = Database(s.resolve("database_url"))
     try: yield Queue(db)
     finally: db.close()
 
 def _job(j): return {k: getattr(j, k) for k in ("id", "kind", "state", "dataset", "priority", "created", "started", "finished", "attempt", "worker", "progress", "result", "error")}
 
-@command("jobs", "Show the jobs, or one of them with its log", "wakekit jobs\nwakekit jobs 3f2a9c0d11e8\nwakekit jobs 3f2a9c0d11e8 --cancel",
-         arg("id", nargs="?", metavar="ID", help="a job; without it, the latest ones"), arg("--cancel", action="store_true", help="stop it, with its last checkpoint whole"), arg("--retry", action="store_true", help="try it again, from its last checkpoint"))
+@command("jobs", "Show the jobs, or one of them with its log", "wakekit jobs\nwakekit jobs 3f2a9c0d11e8\nwakekit jobs 3f2a9c0d11e8 --cancel\nwakekit jobs 3f2a9c0d11e8 --delete",
+         arg("id", nargs="?", metavar="ID", help="a job; without it, the latest ones"), arg("--cancel", action="store_true", help="stop it, with its last checkpoint whole"), arg("--retry", action="store_true", help="try it again, from its last checkpoint"),
+         arg("--delete", action="store_true", help="forget it, with its log and its files, when it has ended"))
 def _jobs(a):
-    if (a.cancel or a.retry) and not a.id: raise UsageError("--cancel and --retry belong to one job: name it")
-    with _queue(a) as q:
+    if a.cancel + a.retry + a.delete > (1 if a.id else 0): raise UsageError("--cancel, --retry and --delete belong to one job, and exclude each other")
+    s = settings_of(a)
+    with _queue(s) as q:
+        if a.delete:
+            from wakekit.serve.leftovers import delete_job
+            delete_job(q, a.id, s.resolve("training_dir"))
+            return show(a, dict(id=a.id, deleted=True), f"job {a.id} is gone")
         if a.id is None:
             found = q.jobs()
             rows = [f"| {j.id} | {j.kind} | {j.state} | {j.dataset or ''} | {j.progress.get('fraction', 0):.0%} | {j.created[:16].replace('T', ' ')} | {(j.error or '')[:60]} |" for j in found]

@@ -58,7 +58,7 @@ class Dataset:
         self.index = IndexTable(self.path/"index.sqlite", (*_meta, "trashed", "stamp"), SCHEMA, journal_mode)
     name   = property(lambda self: self.info["name"])
     phrase = property(lambda self: self.info["phrase"])
-    def _lock(self): return file_lock(self.path/".lock", timeout_s=60)
+    def _lock(self, timeout_s=60): return file_lock(self.path/".lock", timeout_s=timeout_s)
     def __len__(self): return self.index.run("SELECT COUNT(*) AS n FROM items WHERE trashed = 0")[0]["n"]
     def __repr__(self): return f"Dataset({str(self.path)!r}, {self.phrase!r}, {len(self)} clips)"
     @classmethod
@@ -164,6 +164,7 @@ def rebuild_index(self:Dataset)->list: # [(path, reason)] of recordings that can
     self.problems = problems
     return problems
 
+# %% ../../nbs/data/11_dataset.ipynb #9445b010
 @patch
 @contextlib.contextmanager
 def _writable(self:Dataset):
@@ -204,6 +205,7 @@ class Staged:
         "Remove what is left of it"
         for p in (self.tmp, self.sidecar): p.unlink(missing_ok=True)
 
+# %% ../../nbs/data/11_dataset.ipynb #91e2de7a
 @patch
 def _verdict(self:Dataset, clip, r):
     "Why a clip that is there already cannot be added again; None when it is the same"
@@ -229,10 +231,11 @@ def _write(self:Dataset, staged):
 # %% ../../nbs/data/11_dataset.ipynb #e756192a
 @patch
 def commit(self:Dataset,
-    staged:list, # From `stage`
-)->list:         # For each: (`Clip`, is it new?), or the `DatasetError` that keeps it out
+    staged:list,         # From `stage`
+    timeout_s:float=60., # How long another process may work on the dataset before this is a `LockError`, s
+)->list:                 # For each: (`Clip`, is it new?), or the `DatasetError` that keeps it out
     "Make staged recordings clips of the dataset: all that can be, or on a full disk none"
-    with self._lock():
+    with self._lock(timeout_s):
         known, found, fresh = {}, [], []
         for i in range(0, len(staged), 500):
             ids = [s.clip.id for s in staged[i:i + 500]]
@@ -251,6 +254,16 @@ def commit(self:Dataset,
 def _clip(self:Dataset, r):
     return Clip(**{k: r[k] for k in _meta}, path=self.path/("trash" if r["trashed"] else "clips")/f"{r['id']}.wav", trashed=bool(r["trashed"]))
 
+# %% ../../nbs/data/11_dataset.ipynb #aba9eb1f
+def _chunks(src, sample_rate, start_s, duration_s):
+    "The samples of a recording at 16 kHz, int16 or float32, a chunk at a time"
+    if isinstance(src, np.ndarray):
+        ready = sample_rate == SAMPLE_RATE and src.dtype == np.int16 and src.ndim == 1
+        return [src if ready else resample(check_waveform(src), sample_rate)]
+    plain = None if start_s else plain_pcm(src)
+    if plain is None or (duration_s is not None and len(plain) > duration_s*SAMPLE_RATE): return iter_audio(src, start_s=start_s, duration_s=duration_s)
+    return [plain]
+
 # %% ../../nbs/data/11_dataset.ipynb #ada21945
 @patch
 def stage(self:Dataset,
@@ -263,10 +276,7 @@ def stage(self:Dataset,
 )->Staged:              # For `commit`
     "Decode and check a recording, into a file beside the clips; any number of threads may do so at once"
     check_label(label)
-    ready = isinstance(src, np.ndarray) and sample_rate == SAMPLE_RATE and src.dtype == np.int16 and src.ndim == 1
-    plain = None if isinstance(src, np.ndarray) or start_s else plain_pcm(src)
-    if plain is not None and duration_s is not None and len(plain) > duration_s*SAMPLE_RATE: plain = None
-    chunks = [plain if plain is not None else src if ready else resample(check_waveform(src), sample_rate)] if plain is not None or isinstance(src, np.ndarray) else iter_audio(src, start_s=start_s, duration_s=duration_s)
+    chunks = _chunks(src, sample_rate, start_s, duration_s)
     if not about.get("original_name") and isinstance(src, (str, Path)): about["original_name"] = Path(src).name
     tmp, tally = self.path/"clips"/f".{uuid.uuid4().hex}.tmp", _Tally(chunks)
     try:
@@ -345,71 +355,3 @@ def items(self:Dataset,
 ):              # Iterator of (path, label, group, id)
     "The clips as items for `wakekit.data.cache.PcmCache.build`"
     for c in self.clips() if clips is None else clips: yield c.path, c.label, c.group, c.id
-
-# %% ../../nbs/data/11_dataset.ipynb #b515285f
-@patch
-def update(self:Dataset,
-    id:str,     # Which clip
-    check=None, # Called with the clip as it is, before anything is changed; may raise
-    **about,    # label, speaker, voice, source, notes, licence or original_name; None leaves it
-)->Clip:        # As it is now
-    "Change what is said about a clip"
-    about = {k: v for k, v in about.items() if v is not None}
-    if wrong := set(about) - {"label", *_meta[5:]}: raise DatasetError(f"a clip's {', '.join(sorted(wrong))} cannot be changed")
-    if "label" in about: check_label(about["label"])
-    with self._lock():
-        clip = self[id]
-        if check: check(clip)
-        sidecar = clip.path.with_suffix(".json")
-        write_json(sidecar, {**read_json(sidecar), **about})
-        self.index.put([self._row(clip.id, int(clip.trashed), sidecar.stat().st_mtime_ns)])
-    return self[id]
-
-@patch
-def _move(self:Dataset, id, trashed):
-    with self._lock():
-        clip = self[id]
-        if clip.trashed == trashed: return clip
-        for suffix in (".wav", ".json"): # in this order: see above
-            os.replace(clip.path.with_suffix(suffix), self.path/("trash" if trashed else "clips")/f"{id}{suffix}")
-        self.index.run("UPDATE items SET trashed = ? WHERE id = ?", [int(trashed), id])
-    return self[id]
-
-@patch
-def trash(self:Dataset,
-    id:str, # Which clip
-)->Clip:    # Where it is now
-    "Take a clip out of use; `restore` brings it back"
-    return self._move(id, True)
-
-@patch
-def restore(self:Dataset,
-    id:str, # Which clip
-)->Clip:    # Where it is now
-    "Bring a clip back from the trash"
-    return self._move(id, False)
-
-# %% ../../nbs/data/11_dataset.ipynb #f2be7660
-@patch
-def purge(self:Dataset)->int: # How many clips are gone for good
-    "Empty the trash"
-    with self._lock():
-        gone = self.clips(trashed=True)
-        for p in sorted((self.path/"trash").glob("*.wav")) + sorted((self.path/"trash").glob("*.json")):
-            if p.stem in {c.id for c in gone}: p.unlink()
-        self.index.run("DELETE FROM items WHERE trashed = 1")
-    return len(gone)
-
-# %% ../../nbs/data/11_dataset.ipynb #70d09934
-@patch
-def summary(self:Dataset)->dict: # Label → clips, duration_s, speakers, voices, sources
-    "Counts per label"
-    of = lambda cs: dict(clips=len(cs), duration_s=round(sum(c.duration_s for c in cs), 3), **{k + "s": len({getattr(c, k) for c in cs} - {""}) for k in ("speaker", "voice", "source")})
-    return {l: of(self.clips(l)) for l in LABELS}
-
-@patch
-def _repr_markdown_(self:Dataset):
-    rows = [f"| {l} | {s['clips']} | {s['duration_s']/60:.1f} | {s['speakers']} | {s['voices']} | {s['sources']} |" for l, s in self.summary().items()]
-    notes = [f"\n{n} in the trash"] if (n := len(self.clips(trashed=True))) else []
-    notes += [f"\n{p.name}: {why}" for p, why in self.problems[:5]]
-    return "\n".join([f"**{self.name}**: “{self.phrase}”", "", "| label | clips | minutes | speakers | voices | sources |", "|---|---|---|---|---|---|", *rows, *notes])

@@ -12,6 +12,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import AudioError, DatasetError, LockError, atomic_write, progress
 from .audio import find_audio
+from .corrections import ABOUT
 from .dataset import LABELS, Dataset, check_label
 from .splits import FRACTIONS
 
@@ -130,8 +131,6 @@ def import_tree(self:Dataset,
     return self.import_items(items, desc=f"importing {source}")
 
 # %% ../../nbs/data/17_interchange.ipynb #90760057
-_about = ("speaker", "voice", "source", "notes", "licence", "original_name")
-
 def _line_item(d, root, label, number):
     "One line of a manifest as an item for `import_items`"
     where = d.get("audio_filepath") or d.get("audio_path") or d.get("file_name") or d.get("path")
@@ -140,7 +139,7 @@ def _line_item(d, root, label, number):
     if kind not in LABELS and label is None: raise DatasetError(f"line {number} has the label {kind!r}; name one of {', '.join(LABELS)} for all of them")
     whole = not d.get("offset") and not ("offset" in d and d.get("duration"))
     part = {} if whole else dict(start_s=float(d["offset"]), duration_s=float(d["duration"]) if d.get("duration") else None)
-    return dict(src=root/where, label=kind if kind in LABELS else label, **part, **{k: str(d[k]) for k in _about if d.get(k)})
+    return dict(src=root/where, label=kind if kind in LABELS else label, **part, **{k: str(d[k]) for k in ABOUT if d.get(k)})
 
 @patch
 def import_jsonl(self:Dataset,
@@ -161,7 +160,7 @@ def import_jsonl(self:Dataset,
 # %% ../../nbs/data/17_interchange.ipynb #38b11699
 def _line(clip, name):
     "One clip as a line of a manifest"
-    return json.dumps(dict(audio_filepath=name, duration=clip.duration_s, label=clip.label, sha256=clip.sha256, **{k: getattr(clip, k) for k in _about}), ensure_ascii=False) + "\n"
+    return json.dumps(dict(audio_filepath=name, duration=clip.duration_s, label=clip.label, sha256=clip.sha256, **{k: getattr(clip, k) for k in ABOUT}), ensure_ascii=False) + "\n"
 
 def _copy(clip, path):
     "Copy a clip's recording, unless it is there"

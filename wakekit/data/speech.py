@@ -6,8 +6,7 @@
 __all__ = ['speak_into']
 
 # %% ../../nbs/data/19_speech.ipynb #a7716ed1
-from .dataset import Dataset
-from .interchange import ImportReport
+from .interchange import Dataset, ImportReport
 from .phrases import near_misses
 from .synth import draw_utterances, synthesize
 from .voices import all_synthesizers

@@ -27,7 +27,7 @@ def _assign(sizes, fractions, seed):
     order = sorted(sizes, key=lambda g: (-sizes[g], hashlib.sha256(f"{seed}/{g}".encode()).hexdigest()))
     missing, out, empty = {p: f*sum(sizes.values()) for p, f in fractions.items()}, {}, set(fractions)
     for left, g in zip(range(len(order), 0, -1), order):
-        part = max(empty if left <= len(empty) else fractions, key=lambda p: missing[p])
+        part = max((p for p in fractions if left > len(empty) or p in empty), key=lambda p: missing[p])
         out[g] = part
         missing[part] -= sizes[g]
         empty.discard(part)

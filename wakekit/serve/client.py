@@ -40,50 +40,47 @@ class Client:
         self.http = http or self._httpx.Client(base_url=url, headers=headers, timeout=self._httpx.Timeout(120, connect=5))
     def __repr__(self): return f"Client({self.url!r})"
 
-    def ask(self,
-        method:str, # GET, POST…
-        path:str,   # Such as `/datasets`
-        **how,      # As httpx takes it
-    ):              # The response
-        "One request; asked again when the connection is lost, `ServiceError` when the answer is a problem"
-        again = method != "POST" or path.endswith("/recordings") or "Idempotency-Key" in how.get("headers", {}) # may it be done twice?
-        for wait_s in [.2*2**k for k in range(self.tries - 1)] + [None]:
-            try: r = self.http.request(method, path, **how)
-            except self._httpx.TransportError as e:
-                if wait_s is None or not (again or isinstance(e, self._httpx.ConnectError)): raise ServiceError(0, dict(detail=f"nobody answers at {self.url} ({e}): is the service running? wakekit serve training starts it", code="away")) from None
-                time.sleep(wait_s)
-                continue
-            if r.status_code == 503 and wait_s is not None: time.sleep(min(5., float(r.headers.get("retry-after", wait_s))))
-            else: break
-        if r.is_success or r.status_code == 304: return r
-        try: problem = r.json()
-        except ValueError: problem = dict(detail=f"{self.url} answered {r.status_code}, and not as the training service does: is it the right address?")
-        raise ServiceError(r.status_code, problem)
+# %% ../../nbs/serve/41_client.ipynb #c375f275
+@patch
+def ask(self:Client,
+    method:str, # GET, POST…
+    path:str,   # Such as `/datasets`
+    **how,      # As httpx takes it
+):              # The response
+    "One request; asked again when the connection is lost, `ServiceError` when the answer is a problem"
+    again = method != "POST" or path.endswith("/recordings") or "Idempotency-Key" in how.get("headers", {}) # may it be done twice?
+    for wait_s in [.2*2**k for k in range(self.tries - 1)] + [None]:
+        try: r = self.http.request(method, path, **how)
+        except self._httpx.TransportError as e:
+            if wait_s is None or not (again or isinstance(e, self._httpx.ConnectError)): raise ServiceError(0, dict(detail=f"nobody answers at {self.url} ({e}): is the service running? wakekit serve training starts it", code="away")) from None
+            time.sleep(wait_s)
+            continue
+        if r.status_code == 503 and wait_s is not None: time.sleep(min(5., float(r.headers.get("retry-after", wait_s))))
+        else: break
+    if r.is_success or r.status_code == 304: return r
+    try: problem = r.json()
+    except ValueError: problem = dict(detail=f"{self.url} answered {r.status_code}, and not as the training service does: is it the right address?")
+    raise ServiceError(r.status_code, problem)
 
-    def get(self,
-        path:str, # Such as `/datasets`
-        **params, # Of the address; None is left out
-    ):            # The answer, parsed
-        "Look something up"
-        return self.ask("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
+@patch
+def get(self:Client,
+    path:str, # Such as `/datasets`
+    **params, # Of the address; None is left out
+):            # The answer, parsed
+    "Look something up"
+    return self.ask("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
 
-    def post(self,
-        path:str,  # Such as `/train`
-        body=None, # Sent as JSON
-        **how,     # As httpx takes it
-    ):             # The answer, parsed
-        "Do something"
-        return self.ask("POST", path, **({} if body is None else dict(json=body)), **how).json()
+@patch
+def post(self:Client,
+    path:str,  # Such as `/train`
+    body=None, # Sent as JSON
+    **how,     # As httpx takes it
+):             # The answer, parsed
+    "Do something"
+    return self.ask("POST", path, **({} if body is None else dict(json=body)), **how).json()
 
-# %% ../../nbs/serve/41_client.ipynb #227f2c99
+# %% ../../nbs/serve/41_client.ipynb #ec3e04b5
 def _segment(name): return quote(name, safe="")
-
-def _as_file(src, k):
-    "(name, bytes) of something to upload"
-    if isinstance(src, np.ndarray):
-        write_wav(out := io.BytesIO(), [src], SAMPLE_RATE)
-        return f"{k}.wav", out.getvalue()
-    return (f"{k}.wav", src) if isinstance(src, bytes) else (Path(src).name, Path(src).read_bytes())
 
 @patch
 def health(self:Client)->dict: # status, data_root, version, workers, jobs…
@@ -110,7 +107,14 @@ def dataset(self:Client,
     "What is in a dataset, and is it enough?"
     return self.get(f"/datasets/{_segment(name)}/metrics")
 
-# %% ../../nbs/serve/41_client.ipynb #b29e94a0
+# %% ../../nbs/serve/41_client.ipynb #5cee08b8
+def _as_file(src, k):
+    "(name, bytes) of something to upload"
+    if isinstance(src, np.ndarray):
+        write_wav(out := io.BytesIO(), [src], SAMPLE_RATE)
+        return f"{k}.wav", out.getvalue()
+    return (f"{k}.wav", src) if isinstance(src, bytes) else (Path(src).name, Path(src).read_bytes())
+
 @patch
 def upload(self:Client,
     name:str,          # Of a dataset
@@ -136,7 +140,7 @@ def upload(self:Client,
             bar.update(len(files))
     return out
 
-# %% ../../nbs/serve/41_client.ipynb #25f5d1c6
+# %% ../../nbs/serve/41_client.ipynb #75fcec91
 @patch
 def clips(self:Client,
     name:str,       # Of a dataset
@@ -160,6 +164,7 @@ def change(self:Client,
     id, etag = (clip["id"], clip["etag"]) if isinstance(clip, dict) else (clip, None)
     return self.ask("PATCH", f"/datasets/{_segment(name)}/recordings/{id}", json=about, headers={"If-Match": f'"{etag}"'} if etag else {}).json()
 
+# %% ../../nbs/serve/41_client.ipynb #2a241b3c
 @patch
 def trash(self:Client,
     name:str, # Of a dataset
@@ -184,7 +189,7 @@ def audio(self:Client,
     "Hear a clip"
     return load_audio(self.ask("GET", f"/datasets/{_segment(name)}/recordings/{id}/audio").content)
 
-# %% ../../nbs/serve/41_client.ipynb #ec3e04b5
+# %% ../../nbs/serve/41_client.ipynb #19955a22
 @dataclass
 class JobHandle:
     "A job of the service"
@@ -193,14 +198,6 @@ class JobHandle:
     def now(self)->dict: # state, progress, result, error…
         "As it is now"
         return self.client.get(f"/jobs/{self.id}")
-    def cancel(self)->dict: # As it is now
-        "Ask it to stop"
-        return self.client.post(f"/jobs/{self.id}/cancel")
-    def retry(self,
-        force:bool=None, # Export even if a gate fails; None: as before
-    )->dict:             # As it is now
-        "Try again, from its last checkpoint"
-        return self.client.post(f"/jobs/{self.id}/retry", dict(force=force))
     def log(self,
         after:int=0, # Number of the line seen last
     )->list:         # Dicts with n, time, level, message
@@ -214,7 +211,7 @@ class JobHandle:
         rows = [("state", j["state"]), ("dataset", j["dataset"]), ("stage", f"{j['progress'].get('stage')}, {j['progress'].get('fraction', 0):.0%}"), ("error", j["error"])]
         return "\n".join([f"| job | `{self.id}` |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows if v)])
 
-# %% ../../nbs/serve/41_client.ipynb #6e1fed9c
+# %% ../../nbs/serve/41_client.ipynb #9a47e56b
 @patch
 def train(self:Client,
     dataset:str,           # Name
@@ -236,6 +233,27 @@ def jobs(self:Client,
     "The jobs"
     return self.get("/jobs", state=state, dataset=dataset)["jobs"]
 
+# %% ../../nbs/serve/41_client.ipynb #166346a7
+@patch
+def cancel(self:JobHandle)->dict: # As it is now
+    "Ask it to stop"
+    return self.client.post(f"/jobs/{self.id}/cancel")
+
+@patch
+def retry(self:JobHandle,
+    force:bool=None, # Export even if a gate fails; None: as before
+)->dict:             # As it is now
+    "Try again, from its last checkpoint"
+    return self.client.post(f"/jobs/{self.id}/retry", dict(force=force))
+
+@patch
+def delete(self:JobHandle):
+    "Forget it, with its log and its files, when it has ended"
+    try: self.client.ask("DELETE", f"/jobs/{self.id}")
+    except ServiceError as e:
+        if e.status != 404: raise # it is gone, perhaps by the same request, whose answer was lost
+
+# %% ../../nbs/serve/41_client.ipynb #91c1814c
 @patch
 def follow(self:JobHandle,
     look_s:float=.5, # How often to ask
@@ -261,7 +279,7 @@ def wait(self:JobHandle)->dict: # The job, which has succeeded
     if job["state"] != "succeeded": raise ServiceError(0, dict(detail=f"job {self.id} {job['state']}" + (f": {job['error']}" if job["error"] else ""), code=job["state"]))
     return job
 
-# %% ../../nbs/serve/41_client.ipynb #4a67397d
+# %% ../../nbs/serve/41_client.ipynb #41688f80
 @patch
 def promote(self:Client,
     name:str, # Of a model
@@ -278,6 +296,7 @@ def roll_back(self:Client,
     "Make an earlier version current"
     return self.post(f"/models/{_segment(name)}/rollback", dict(number=number))
 
+# %% ../../nbs/serve/41_client.ipynb #4a67397d
 @patch
 def download(self:Client,
     name:str,        # Of a model

@@ -28,6 +28,7 @@ def change(self:Catalog,
     def check(clip):
         if expected and not expected(etag_of(clip)): raise Outdated(f"somebody else has changed this clip meanwhile: it is {clip.label} now; look again, and decide then")
     with self.while_there(name): clip = ds.update(self.clip(name, id).id, check, **about)
+    self.touched(name)
     self.tell(event("clip.updated", dataset=name, clip=id, **about))
     return clip
 
@@ -56,6 +57,7 @@ def move(self:Catalog,
     "Take a clip out of use, or back"
     was = self.clip(name, id)
     with self.while_there(name): clip = getattr(self.open(name), "trash" if trash else "restore")(id)
+    self.touched(name)
     if was.trashed != trash: self.tell(event("clip.trashed" if trash else "clip.restored", dataset=name, clip=id, label=clip.label))
     return clip
 
@@ -65,6 +67,7 @@ def purge(self:Catalog,
 )->int:       # How many clips are gone
     "Delete the clips in a dataset's trash for good"
     with self.while_there(name): n = self.open(name).purge()
+    self.touched(name)
     if n: self.tell(event("trash.purged", dataset=name, clips=n))
     return n
 
@@ -111,6 +114,7 @@ def remove(self:Catalog,
         with self.while_there(name): os.replace(path, self.root/"trash"/f"{name}~{id}")
         self._kept.pop(name, None)
         self._about.pop(name, None)
+        self._commits[name] += 2 # whoever counts it just now keeps nothing
     self.tell(event("dataset.trashed", dataset=name, trash=id))
     return id
 

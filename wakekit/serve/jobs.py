@@ -12,6 +12,7 @@ from fastcore.basics import patch
 import wakekit
 from ..core import LockError, SettingsError, WakekitError, file_lock
 from ..env import Settings
+from ..host import Probes
 from .events import DatabaseError, event
 from .queue import Job, LeaseLost, Queue, place_of
 
@@ -30,7 +31,7 @@ class Child:
         settings:dict,     # Setting → value, on top of the environment
     ):
         group = dict(creationflags=subprocess.CREATE_NEW_PROCESS_GROUP) if os.name == "nt" else dict(start_new_session=True)
-        env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "IN_TEST")}
+        env = {"OMP_NUM_THREADS": str(max(1, Probes().cpus - 1))} | {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "IN_TEST")}
         self.process = subprocess.Popen([sys.executable, "-c", _RUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env | {"PYTHONUNBUFFERED": "1"}, **group)
         self.said, self.folder = queues.Queue(), folder
         self.readers = [threading.Thread(target=self._read, args=a, daemon=True) for a in ((self.process.stdout, False), (self.process.stderr, True))]
@@ -46,21 +47,6 @@ class Child:
             try: self.said.put(dict(log=["info", text]) if printed else json.loads(text))
             except ValueError: self.said.put(dict(log=["info", text]))
 
-    def stop(self):
-        "Ask it to leave with its last checkpoint whole"
-        with contextlib.suppress(OSError):
-            if os.name == "nt":
-                self.process.stdin.write(b"stop\n")
-                self.process.stdin.flush()
-            else: self.process.send_signal(signal.SIGTERM)
-
-    def kill(self):
-        "End it and everything that it started"
-        with contextlib.suppress(OSError, ProcessLookupError):
-            if os.name == "nt": self.process.kill()
-            else: os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
 # %% ../../nbs/serve/40_jobs.ipynb #c2b357c8
 @patch
 def heard(self:Child, everything:bool=False)->list: # Messages
@@ -71,6 +57,24 @@ def heard(self:Child, everything:bool=False)->list: # Messages
     with contextlib.suppress(queues.Empty):
         while True: out.append(self.said.get_nowait())
     return out
+
+# %% ../../nbs/serve/40_jobs.ipynb #7939267c
+@patch
+def stop(self:Child):
+    "Ask it to leave with its last checkpoint whole"
+    with contextlib.suppress(OSError):
+        if os.name == "nt":
+            self.process.stdin.write(b"stop\n")
+            self.process.stdin.flush()
+        else: self.process.send_signal(signal.SIGTERM)
+
+@patch
+def kill(self:Child):
+    "End it and everything that it started"
+    with contextlib.suppress(OSError, ProcessLookupError):
+        if os.name == "nt": self.process.kill()
+        else: os.killpg(self.process.pid, signal.SIGKILL)
+    self.process.wait()
 
 @patch
 def uses(self:Child)->dict: # cpu_percent, memory_mb, processes; empty when it is gone
@@ -85,7 +89,7 @@ def uses(self:Child)->dict: # cpu_percent, memory_mb, processes; empty when it i
         return dict(cpu_percent=round(100*max(0, times - before)/max(now - at, .1)), memory_mb=round(sum(p.memory_info().rss for p in family)/1e6), processes=len(family))
     return {}
 
-# %% ../../nbs/serve/40_jobs.ipynb #6b272f41
+# %% ../../nbs/serve/40_jobs.ipynb #5918f9ff
 def real_device(
     value:str, # `auto`, `cpu`, `cuda`…
 )->str:        # What it is here
@@ -93,9 +97,10 @@ def real_device(
     if value == "cpu": return value
     code = "import sys; from wakekit.env import resolve_device; print(resolve_device(sys.argv[1]))"
     asked = subprocess.run([sys.executable, "-c", code, value], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if asked.returncode: raise SettingsError(asked.stderr.strip().splitlines()[-1].partition(": ")[2] or f"WAKEKIT_DEVICE={value} is impossible here")
+    if asked.returncode: raise SettingsError(asked.stderr.strip().rpartition("\n")[2].partition(": ")[2] or f"WAKEKIT_DEVICE={value} is impossible here")
     return asked.stdout.strip().splitlines()[-1]
 
+# %% ../../nbs/serve/40_jobs.ipynb #140c38f1
 class Worker:
     "Takes jobs and sees them through"
     def __init__(self,
@@ -108,35 +113,39 @@ class Worker:
         poll_s:float=.25,         # How often we look around, s
         kinds=("train",),         # Which jobs it takes
     ):
+        if queue.db.patience_s > lease_s/4: raise SettingsError(f"a worker with a lease of {lease_s:g} s needs a Database with a patience of {lease_s/4:g} s at most, not {queue.db.patience_s:g}: a training has to end before its lease does")
         self.queue, self.root, self.settings = queue, Path(root), settings or Settings.load()
         self.device, self.kinds, self.called, self.name = self.settings.device, kinds, name, ""
         self.lease_s, self.grace_s, self.poll_s, self.stopping = lease_s, grace_s, poll_s, threading.Event()
-
-    def run(self,
-        until_idle:bool=False, # Return when there is nothing to do
-    ):
-        "Work until `stop` is called, which gives a job under way back to the queue"
-        self._settle_down()
-        with file_lock(self.root/"workers"/f"{self.name}.lock", timeout_s=0):
-            log.info("worker %s takes jobs of %s", self.name, self.queue.db)
-            while not self.stopping.is_set():
-                job = self._next()
-                if job: self.see_through(job)
-                elif until_idle: break
-                else: self.queue.db.wait(self.poll_s) if job is None else time.sleep(2)
-            with contextlib.suppress(DatabaseError): self.queue.gone(self.name)
-
-    def _settle_down(self):
-        "Which device it is, and what we are called: asked when work begins, as it takes a moment"
-        self.device, plain = real_device(self.settings.device), Settings().to_dict()
-        self.name = "-".join(filter(None, (socket.gethostname(), {"cuda": "cuda0"}.get(self.device, self.device.replace(":", "")), self.called)))
-        self.given = {k: v for k, v in self.settings.to_dict().items() if v != plain[k] and k not in ("training_dir", "api_token")} | {"device": self.device}
 
     def stop(self):
         "Finish soon; a job under way goes back to the queue with its last checkpoint"
         self.stopping.set()
 
-# %% ../../nbs/serve/40_jobs.ipynb #7939267c
+# %% ../../nbs/serve/40_jobs.ipynb #b74a64e9
+@patch
+def run(self:Worker,
+    until_idle:bool=False, # Return when there is nothing to do
+):
+    "Work until `stop` is called, which gives a job under way back to the queue"
+    self._settle_down()
+    with file_lock(self.root/"workers"/f"{self.name}.lock", timeout_s=0):
+        log.info("worker %s takes jobs of %s", self.name, self.queue.db)
+        while not self.stopping.is_set():
+            job = self._next()
+            if job: self.see_through(job)
+            elif until_idle: break
+            else: self.queue.db.wait(self.poll_s) if job is None else time.sleep(2)
+        with contextlib.suppress(DatabaseError): self.queue.gone(self.name)
+
+@patch
+def _settle_down(self:Worker):
+    "Which device it is, and what we are called: asked when work begins, as it takes a moment"
+    self.device, plain = real_device(self.settings.device), Settings().to_dict()
+    self.name = "-".join(filter(None, (socket.gethostname(), {"cuda": "cuda0"}.get(self.device, self.device.replace(":", "")), self.called)))
+    self.given = {k: v for k, v in self.settings.to_dict().items() if v != plain[k] and k not in ("training_dir", "api_token")} | {"device": self.device}
+
+# %% ../../nbs/serve/40_jobs.ipynb #63df7229
 @patch
 def _here(self:Worker, job_id=""):
     "Show that we live, now and then"
@@ -154,6 +163,7 @@ def _next(self:Worker):
         log.warning("%s; trying again", e)
         return False
 
+# %% ../../nbs/serve/40_jobs.ipynb #e0bf6612
 @patch
 def _pass_on(self:Worker, job, heard, uses):
     "Write what the child said, and renew the lease; True when the job shall stop"
@@ -162,29 +172,28 @@ def _pass_on(self:Worker, job, heard, uses):
     for m in heard: progress, mark = m.get("progress", progress), max(mark, m.get("mark", 0.))
     if progress: happened.append(event("job.progress", job.id, job.dataset or "", **progress))
     if uses: happened.append(event("job.resources", job.id, job.dataset or "", **uses))
-    if lines: self.queue.write_log(job, lines)
-    return self.queue.renew(job, self.lease_s, progress, mark, happened)
+    return self.queue.renew(job, self.lease_s, progress, mark, happened, lines)
 
 # %% ../../nbs/serve/40_jobs.ipynb #d3ac198c
 @patch
 def _watch(self:Worker, job, child):
     "Until the child is gone; (what it said in the end, why it was asked to stop)"
-    said, why, deadline, renewed, measured = {}, "", None, time.monotonic(), time.monotonic()
+    said, why, deadline, renewed, measured, heard = {}, "", None, time.monotonic(), time.monotonic(), []
     while True:
         gone = child.process.poll() is not None
-        heard, uses, now = child.heard(everything=gone), {}, time.monotonic()
+        heard, uses, now = heard + child.heard(everything=gone), {}, time.monotonic()
         for m in heard: said |= {k: m[k] for k in ("result", "error") if k in m}
         if now - measured > 10: measured, uses = now, child.uses()
         if heard or uses or now - renewed > self.lease_s/5:
             try:
                 self._here(job.id)
                 if self._pass_on(job, heard, uses) and not why: why = "cancelled"
-                renewed = now
-            except DatabaseError as e:
-                for m in heard: child.said.put(m)
-                if now - renewed > .7*self.lease_s and not gone: raise LeaseLost(f"the database is away ({e}), and the lease runs out") from e
-                time.sleep(.5)
-                gone = gone and now - renewed > 30
+                renewed, heard = now, []
+            except DatabaseError as e: # what was heard is said next time, in its order
+                silent_s = time.monotonic() - renewed
+                if silent_s > .7*self.lease_s and not gone: raise LeaseLost(f"the database is away ({e}), and the lease runs out") from e
+                time.sleep(min(.5, self.lease_s/20))
+                gone = gone and silent_s > 30
         if gone: return said, why
         if self.stopping.is_set() and not why: why = "the worker stops"
         if why and deadline is None:
@@ -209,6 +218,7 @@ def _settle(self:Worker, job, said, why, code):
     elif "error" in said: self.queue.finish(job, "failed", error=said["error"])
     else: self.queue.give_back(job, _how(code), strike=True)
 
+# %% ../../nbs/serve/40_jobs.ipynb #8b767989
 @patch
 def see_through(self:Worker,
     job:Job, # From `claim`
@@ -238,6 +248,25 @@ def _persist(self:Worker, write):
             log.warning("%s; trying again", e)
             time.sleep(wait_s)
 
+# %% ../../nbs/serve/40_jobs.ipynb #9ff8c953
+@patch
+def follow(self:Queue,
+    id:str,            # Which job
+    after:int=0,       # Number of the event seen last
+    timeout_s:float=3600., # At most so long, s
+):                     # Iterator of events, until the job has ended
+    "What happens to a job, as it happens"
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        state, found = self.job(id).state, self.db.events_after(after, job_id=id)
+        for e in found:
+            after = e["seq"]
+            yield e
+        if found: continue
+        if state in ("succeeded", "failed", "cancelled"): return
+        self.db.wait(.25)
+    raise WakekitError(f"job {id} has not ended within {timeout_s:g} s; it goes on: ask for its events after {after}")
+
 # %% ../../nbs/serve/40_jobs.ipynb #df5b3f4b
 @contextlib.contextmanager
 def in_background(
@@ -261,21 +290,3 @@ def _run_quietly(worker):
         except SettingsError as e: return log.error("no worker: %s", e)
         except Exception: log.exception("the worker stumbled, and goes on")
         worker.stopping.wait(10)
-
-@patch
-def follow(self:Queue,
-    id:str,            # Which job
-    after:int=0,       # Number of the event seen last
-    timeout_s:float=3600., # At most so long, s
-):                     # Iterator of events, until the job has ended
-    "What happens to a job, as it happens"
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        state, found = self.job(id).state, self.db.events_after(after, job_id=id)
-        for e in found:
-            after = e["seq"]
-            yield e
-        if found: continue
-        if state in ("succeeded", "failed", "cancelled"): return
-        self.db.wait(.25)
-    raise WakekitError(f"job {id} has not ended within {timeout_s:g} s; it goes on: ask for its events after {after}")

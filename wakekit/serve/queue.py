@@ -184,6 +184,8 @@ def _own(self:Queue, t, job, **values):
     if not t.execute(jobs.update().where(jobs.c.id == job.id, jobs.c.lease == job.lease, jobs.c.state == "running").values(**values)).rowcount:
         raise LeaseLost(f"job {job.id} is not ours any more: its lease ran out, and another worker has it")
 
+LONGEST_LINE = 4000 # Characters; the rest of a longer one is left out
+
 @patch
 def renew(self:Queue,
     job:Job,           # From `claim`
@@ -191,14 +193,22 @@ def renew(self:Queue,
     progress:dict=None,# stage, fraction, seconds_left…; None leaves it
     mark:float=0.,     # How far it is; when that has grown, earlier strikes are forgotten
     happened=(),       # `event`s to write with it
+    lines=(),          # (level, message) each, for its log
 )->bool:               # Shall the job stop?
-    "A sign of life"
+    "A sign of life, and what there is to say; all of it or nothing"
     more = {} if progress is None else dict(progress=_write(progress))
     further = jobs.c.mark < mark
     with self.db.transaction() as t:
         self._own(t, job, lease_until=self.db.now + lease_s, strikes=sa.case((further, 0), else_=jobs.c.strikes), mark=sa.case((further, mark), else_=jobs.c.mark), **more)
         self.db.add_events(t, list(happened))
+        if lines: self._add_lines(t, job, lines)
         return bool(t.execute(sa.select(jobs.c.cancel).where(jobs.c.id == job.id)).scalar())
+
+@patch
+def _add_lines(self:Queue, t, job, lines):
+    self.db.in_order(t)
+    now = t.execute(sa.select(self.db.now)).scalar()
+    t.execute(logs.insert(), [dict(job_id=job.id, time=now, level=level, message=text[:LONGEST_LINE].replace("\0", " "), attempt=job.attempt) for level, text in lines])
 
 # %% ../../nbs/serve/38_queue.ipynb #12f3dafe
 @patch
@@ -268,21 +278,6 @@ def retry(self:Queue,
     return job
 
 # %% ../../nbs/serve/38_queue.ipynb #8a1d3bbc
-LONGEST_LINE = 4000 # Characters; the rest of a longer one is left out
-
-@patch
-def write_log(self:Queue,
-    job:Job,    # From `claim`
-    lines:list, # (level, message) each
-):
-    "Append to the log of a job that we hold"
-    rows = [dict(job_id=job.id, level=level, message=text[:LONGEST_LINE].replace("\0", " "), attempt=job.attempt) for level, text in lines]
-    with self.db.transaction() as t:
-        self._own(t, job, attempt=job.attempt)
-        self.db.in_order(t)
-        now = t.execute(sa.select(self.db.now)).scalar()
-        if rows: t.execute(logs.insert(), [dict(time=now, **r) for r in rows])
-
 @patch
 def log_after(self:Queue,
     id:str,         # Which job

@@ -16,7 +16,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 from ..core import AudioError, DatasetError
 from ..data.dataset import LABELS
-from .catalog import Catalog, Intake, clip_facts
+from ..data.interchange import Dataset
+from .catalog import Catalog, clip_facts
 from .http import Problem, as_problem
 
 # %% ../../nbs/serve/39_uploads.ipynb #01fe5c92
@@ -92,11 +93,10 @@ LONGEST_TEXT = 2000 # Of such a field, characters
 class Arrivals:
     "What becomes of the recordings of one request"
     def __init__(self,
-        intake:Intake,  # Where recordings are decoded and stored
-        catalog:Catalog,# Of the datasets
-        name:str,       # Which dataset
+        intake,         # `Intake`, where recordings are decoded and stored
+        ds:Dataset,     # Where to
         given:dict,     # Fields from the address
-    ): self.intake, self.ds, self.given, self.running, self.found = intake, catalog.open(name), {k: v for k, v in given.items() if v}, [], []
+    ): self.intake, self.ds, self.given, self.running, self.found = intake, ds, {k: v for k, v in given.items() if v}, [], []
     def label(self,
         fields:dict, # That have come already
     )->str:          # None while it is not
@@ -162,14 +162,15 @@ async def leave(self:Arrivals):
 async def receive(
     request:Request, # With a form of files, or the bare bytes of one
     catalog:Catalog, # Of the datasets
-    intake:Intake,   # Where recordings are decoded and stored
+    intake,          # `Intake`, where recordings are decoded and stored
     name:str,        # Which dataset
     given:dict,      # Fields from the address
 )->list:             # (file name, status, clip facts or `Problem`)
     "Store the recordings of a request"
     kind, options = parse_options_header(request.headers.get("content-type", ""))
-    arrivals, bare = Arrivals(intake, catalog, name, given), kind.startswith(b"audio/") or kind == b"application/octet-stream"
+    bare = kind.startswith(b"audio/") or kind == b"application/octet-stream"
     if not bare and (kind != b"multipart/form-data" or not 0 < len(options.get(b"boundary", b"")) <= 70): raise Problem(415, "send a form (multipart/form-data) with a file and a label, or the bytes of one recording as audio/wav with ?label=")
+    arrivals = Arrivals(intake, await asyncio.to_thread(catalog.open, name), given) # a large one takes a while
     form = Form(options.get(b"boundary", b"-"), catalog.root/"tmp")
     file, begun = Part(form.folder) if bare else None, None
     try:

@@ -13,6 +13,7 @@ import contextlib, copy, glob, importlib.metadata, importlib.util, io, itertools
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
 import wakekit
@@ -47,11 +48,15 @@ def to_onnx(
     path,                  # `.onnx` to write
     opset:int=17,          # Operator set; 17 runs on onnxruntime 1.16 and later
 ):
-    "Write the ONNX graph: one file, any number of steps per run"
+    "Write the ONNX graph: one file, any number of steps per run, any number of streams beside each other"
     x = torch.zeros(1, 4*stream.model.step_samples), torch.zeros(1, stream.state_size)
     with quietly():
         torch.onnx.export(stream, x, str(path), input_names=["pcm", "state"], output_names=["score", "state_out"], opset_version=opset,
                           dynamic_axes={"pcm": {1: "n_samples"}, "score": {1: "n_steps"}}, dynamo=False)
+    model = onnx.load(str(path)) # traced with one stream; nothing in it counts them
+    for port in (*model.graph.input, *model.graph.output): port.type.tensor_type.shape.dim[0].dim_param = "n_streams"
+    del model.graph.value_info[:]
+    onnx.save(model, str(path))
 
 # %% ../../nbs/ship/33_export.ipynb #c4c4c925
 def to_torchscript(

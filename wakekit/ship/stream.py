@@ -158,8 +158,10 @@ RECENT_FRAMES = 25 # Half a second: how far back the first look's best score cou
 class SecondLook:
     "Asks the verifier while the first look is convinced, and until there were enough looks in a row"
     def __init__(self,
-        bundle:Bundle, # With a verifier
+        bundle:Bundle,      # With a verifier
+        compact:bool=False, # Remember 16-bit samples: half the memory, and the same answers where the samples come in 16 bits
     ):
+        self._kind = np.int16 if compact else np.float32
         v = bundle.manifest["verifier"]
         self.samples, self.open_at, self._step, self._session = v["samples"], v["open_at"], bundle.manifest["step_samples"], verifier_session(bundle)
         self.every_frames, self.first_weight = max(1, math.ceil(v["every_ms"]/1000/bundle.step_s - 1e-9)), v.get("first_weight", 0.)
@@ -170,7 +172,7 @@ class SecondLook:
     def reset(self):
         "Forget everything heard"
         self._convinced, self._logits = -self.hold_frames - 1, [] # step at which the first look was convinced last; of the latest looks
-        self._ring, self._end = np.zeros(self.samples, np.float32), 0 # where the oldest sample lies
+        self._ring, self._end = np.zeros(self.samples, self._kind), 0 # where the oldest sample lies
         self._seen = self._due = self.n_looks = 0
         self._held, self.gate_score, self._recent = 0., 0., np.zeros(RECENT_FRAMES - 1)
         self._smoother.reset()
@@ -178,13 +180,16 @@ class SecondLook:
     def _keep(self, x):
         "Remember the last samples"
         x = x[-self.samples:]
+        if self._kind is np.int16: x = np.clip(np.rint(x*32768), -32768, 32767).astype(np.int16)
         n = min(len(x), self.samples - self._end)
         self._ring[self._end:self._end + n], self._ring[:len(x) - n] = x[:n], x[n:]
         self._end = (self._end + len(x))%self.samples
 
     def _look(self, x, first):
         "The window that ends with `x`: the verifier's logit and a share of the first look's"
-        if len(x) < self.samples: x = np.concatenate([self._ring[self._end:], self._ring[:self._end], x])
+        if len(x) < self.samples:
+            before = np.concatenate([self._ring[self._end:], self._ring[:self._end]])
+            x = np.concatenate([before if self._kind is np.float32 else before.astype(np.float32)/32768, x])
         logit = self._session.run(["logit"], {"pcm": x[None, -self.samples:]})[0]
         self.n_looks += 1
         first = min(max(first, 1e-4), 1 - 1e-4)
@@ -203,6 +208,7 @@ def _second_process(self,
 )->np.ndarray:         # Final scores, (steps,) float32; 0 where the first look is not convinced, nor was just before
     "Replace the scores of the first look by those of the second"
     smoothed, at = self._smoother.process(scores), self._seen + np.arange(len(scores))
+    if len(scores) and smoothed.max() < self.open_at and self._seen - self._convinced > self.hold_frames: return self._nothing(smoothed, pcm)
     convinced = np.maximum.accumulate(np.concatenate([[self._convinced], np.where(smoothed >= self.open_at, at, self._convinced)]))
     final, opened, i = np.zeros(len(scores), np.float32), np.flatnonzero(at - convinced[1:] <= self.hold_frames), 0
     recent = np.concatenate([self._recent, smoothed])
@@ -217,7 +223,13 @@ def _second_process(self,
     if len(scores): self.gate_score = float(smoothed[-1])
     return final
 
-SecondLook.process = _second_process
+def _nothing(self, smoothed, pcm):
+    "Scores of zero, as most of the time: nothing to look at, now or from just before"
+    self._keep(pcm)
+    self._seen, self._recent, self.gate_score = self._seen + len(smoothed), np.concatenate([self._recent, smoothed])[-(RECENT_FRAMES - 1):], float(smoothed[-1])
+    return np.zeros(len(smoothed), np.float32)
+
+SecondLook.process, SecondLook._nothing = _second_process, _nothing
 
 # %% ../../nbs/ship/30_stream.ipynb #ae7ef847
 def _positive(value, name, low=0.):
@@ -236,6 +248,7 @@ class Detector:
         smooth_ms:float|None=None,     # Scores are averaged over this, ms; the manifest's by default
         refractory_ms:float|None=None, # Deaf for this long after an event, ms; the manifest's by default
         verify:bool=True,              # Take the second look, if the bundle has one; False judges the first look alone
+        compact:bool=False,            # Half the memory, for many streams of 16-bit samples
     ):
         self.bundle = b = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         m = b.manifest
@@ -243,7 +256,7 @@ class Detector:
         self._session = graph_session(b, self.graph)
         self.phrase, self.step_s, self._step = b.phrase, b.step_s, m["step_samples"]
         second = m.get("verifier")
-        self._second = SecondLook(b) if second and verify else None
+        self._second = SecondLook(b, compact) if second and verify else None
         usual = dict(threshold=second["open_at"], smooth_ms=second["smooth_ms"]) if second and not verify else dict(threshold=m["graphs"][self.graph]["threshold"], smooth_ms=m["smooth_ms"])
         self.threshold = _positive(usual["threshold"] if threshold is None else threshold, "threshold")
         self.smooth_ms = _positive(usual["smooth_ms"] if smooth_ms is None else smooth_ms, "smooth_ms")
@@ -271,20 +284,28 @@ def _score(self,
     chunk, # New samples (time,), any length; float in [-1, 1] or int16
 )->np.ndarray: # Scores of the steps that are now complete, raw or from the second look, (steps,) float32
     "Score new audio; what does not fill a step waits for the next chunk"
+    pcm, out = self._ready(chunk), []
+    for at in range(0, len(pcm), self.max_steps*self._step):
+        piece = pcm[at:at + self.max_steps*self._step]
+        score, self._state = self._session.run(["score", "state_out"], {"pcm": piece[None], "state": self._state})
+        out.append(self._judged(score.reshape(-1), piece))
+    return np.concatenate(out) if out else np.zeros(0, np.float32)
+
+def _ready(self, chunk):
+    "The samples of all steps that are now complete"
     pcm, n_bad = to_pcm(chunk)
     self.n_bad += n_bad
-    pcm = np.concatenate([self._rest, pcm])
+    pcm = np.concatenate([self._rest, pcm]) if len(self._rest) else pcm
     whole = len(pcm)//self._step*self._step
-    self._rest, out = pcm[whole:], []
-    for at in range(0, whole, self.max_steps*self._step):
-        piece = pcm[at:min(at + self.max_steps*self._step, whole)]
-        score, self._state = self._session.run(["score", "state_out"], {"pcm": piece[None], "state": self._state})
-        out.append(self._second.process(score.reshape(-1), piece) if self._second else score.reshape(-1))
-    scores = np.concatenate(out) if out else np.zeros(0, np.float32)
-    self.n_steps += len(scores)
-    return scores
+    self._rest = pcm[whole:].copy()
+    return pcm[:whole]
 
-Detector.score = _score
+def _judged(self, scores, pcm):
+    "Scores of the graph for `pcm`, or what the second look makes of them"
+    self.n_steps += len(scores)
+    return self._second.process(scores, pcm) if self._second else scores
+
+Detector.score, Detector._ready, Detector._judged = _score, _ready, _judged
 
 # %% ../../nbs/ship/30_stream.ipynb #2556daf1
 @dataclass(frozen=True)
@@ -313,18 +334,28 @@ def _triggers(self, smoothed):
     if len(steps): self._free = int(steps[-1]) + self.refractory_frames
     return steps
 
-def _process(self,
+def _hear(self,
     chunk, # New samples (time,), any length; float in [-1, 1] or int16
-)->list:   # `Event`s that began in this chunk
-    "Listen to new audio and say whether the wake word was said"
-    smoothed = self._smoother.process(self.score(chunk))
+)->tuple:  # smoothed scores of the steps that are now complete (steps,), and the `Event`s among them
+    "Listen to new audio, and show how sure it was"
+    return self._decided(self.score(chunk))
+
+def _decided(self, scores):
+    "Smoothed scores, and the events among them"
+    smoothed = self._smoother.process(scores)
     first, out = self.n_steps - len(smoothed), []
     for k in self._triggers(smoothed).tolist():
         now = self._at(k + 1)
         out.append(Event(self.phrase, now, self._at(k), now, now, float(smoothed[k - first]), self.threshold))
-    return out
+    return smoothed, out
 
-Detector._triggers, Detector.process = _triggers, _process
+def _process(self,
+    chunk, # New samples (time,), any length; float in [-1, 1] or int16
+)->list:   # `Event`s that began in this chunk
+    "Listen to new audio and say whether the wake word was said"
+    return self.hear(chunk)[1]
+
+Detector._triggers, Detector._decided, Detector.hear, Detector.process = _triggers, _decided, _hear, _process
 
 # %% ../../nbs/ship/30_stream.ipynb #eda18e73
 def _completed(self, event, smoothed):

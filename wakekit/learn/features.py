@@ -48,18 +48,17 @@ class LogMel(nn.Module):
         plain = dict(hann=hann(config.n_fft), mel_pairs=mel_filters(config).T.repeat(2, 0)) # each bin's real and imaginary part
         for name, value in plain.items(): self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
         self.exporting = False # `StreamingModel` sets it: an exported graph has no FFT
-        self.register_buffer("mirror", -torch.arange(half + 1)%config.n_fft, persistent=False)
 
 # %% ../../nbs/learn/20_features.ipynb #5aa2a980
 @patch
 def frames(self:LogMel,
     x:torch.Tensor, # Waveform, (batch, time)
-)->torch.Tensor:    # (batch, n_frames, n_fft)
+)->tuple:           # Frames (batch, n_frames, n_fft), and the same with the last sample first
     "Overlapping frames by joining shifted rows of one hop each"
     hop, n = self.config.hop_length, self.config.n_fft//self.config.hop_length
     rows = x[:, :x.shape[1]//hop*hop].reshape(x.shape[0], -1, hop)
-    count = rows.shape[1] - n + 1
-    return torch.cat([rows[:, i:i + count] for i in range(n)], -1)
+    count, back = rows.shape[1] - n + 1, rows.flip(-1)
+    return torch.cat([rows[:, i:i + count] for i in range(n)], -1), torch.cat([back[:, i:i + count] for i in reversed(range(n))], -1)
 
 # %% ../../nbs/learn/20_features.ipynb #aa46e1c3
 @patch
@@ -67,11 +66,11 @@ def folded_power(self:LogMel,
     x:torch.Tensor, # Waveform, (batch, time)
 )->torch.Tensor:    # (batch, n_mels, n_frames)
     "Mel power, before the logarithm, by additions and products alone: the form that is exported"
-    frames, mid = self.frames(x), self.config.n_fft//4
-    left, right = frames[..., :2*mid + 1], frames[..., self.mirror]
-    p, q = (left + right)*self.window, (left - right)*self.window
-    fold = lambda y: (y[..., :mid + 1], y[..., mid:].flip(-1))
-    (p0, p1), (q0, q1) = fold(p), fold(q)
+    (frames, back), mid = self.frames(x), self.config.n_fft//4
+    left, right = frames[..., :mid + 1], torch.cat([frames[..., :1], back[..., :mid]], -1)       # samples t and -t, counted from the start
+    before, after = back[..., 2*mid - 1:3*mid], frames[..., 2*mid:3*mid + 1]                      # and as many from the middle, either way
+    outer, inner = self.window[:mid + 1], self.window[mid:].flip(-1)
+    p0, q0, p1, q1 = (left + right)*outer, (left - right)*outer, (before + after)*inner, (before - after)*inner
     even = ((p0 + p1) @ self.cos_even)**2 + ((q0 - q1) @ self.sin_even)**2
     odd = ((p0 - p1) @ self.cos_odd)**2 + ((q0 + q1) @ self.sin_odd)**2
     return (even @ self.mel_even + odd @ self.mel_odd).transpose(1, 2)

@@ -32,6 +32,7 @@ class Smoother:
     )->np.ndarray:         # Their smoothed values, (time,) float64
         "Average each new score with the `n - 1` before it"
         scores = np.asarray(scores, dtype=np.float64).reshape(-1)
+        if self.n == 1: return scores
         both, m = np.concatenate([self.tail, scores]), len(scores)
         total = np.zeros(m)
         for lag in range(self.n): total += both[lag:lag+m]
@@ -55,7 +56,7 @@ def alarms(
 )->np.ndarray:              # Steps at which alarms are raised, (alarms,) int64
     "Steps at which a detector fires: first step at the threshold, then deaf for the refractory time"
     above = np.flatnonzero(np.asarray(scores) >= threshold)
-    if refractory_frames <= 1: return above
+    if refractory_frames <= 1 or not len(above): return above
     following = np.searchsorted(above, above + refractory_frames).tolist()
     out, i = [], 0
     while i < len(following):

@@ -328,6 +328,7 @@ class Event:
 # %% ../../nbs/ship/30_stream.ipynb #d1c914ad
 def _triggers(self, smoothed):
     "Steps, counted since reset, at which these new smoothed scores fire"
+    if not len(smoothed) or smoothed.max() < self.threshold: return np.zeros(0, np.int64)
     first = self.n_steps - len(smoothed)
     deaf = min(max(self._free - first, 0), len(smoothed))
     steps = alarms(smoothed[deaf:], self.threshold, self.refractory_frames) + deaf + first

@@ -248,7 +248,7 @@ def test_websocket_reconnects(console):
     sender = SocketSender(Socket(console.url, token_env="T_TOKEN"))
     line = Line("console", sender.send, sender.end, keep_s=60)
     for n in range(3): line.put(dict(n=n))
-    assert until(lambda: line.done == 3)
+    assert until(lambda: line.done == len(console.got) == 3)
     first = sender._socket
     first.socket.shutdown(socket.SHUT_RDWR) # the connection breaks
     line.put(dict(n=3))

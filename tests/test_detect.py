@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from wakekit.core import write_json
 from wakekit.env import Settings
-from wakekit.serve import detect as module, streams
+from wakekit.serve import detect, lines, streams
 from wakekit.serve.detect import create_app
 from wakekit.serve.store import Store
 from wakekit.ship.stream import Detector
@@ -92,7 +92,7 @@ def test_what_is_no_recording(web):
     assert web.post("/detect", content=wav(pcm(sound())), headers=WAV).json()["snr_db"] > 20
 
 @pytest.mark.parametrize("query,frames,code", [("?rate=4000", (), 1008), ("?rate=1000000", (), 1008), ("?model=attic", (), 1008), ("", ("hello?",), 1003), ("", ('{"type": "stop"}',), 1003), ("", ("[]",), 1003),
-                                               ("", (b"\0"*(module.LONGEST_FRAME + 1),), 1009), ("?rate=fast", (), 1008)])
+                                               ("", (b"\0"*(lines.LONGEST_FRAME + 1),), 1009), ("?rate=fast", (), 1008)])
 def test_what_is_no_stream_is_closed_with_a_code_and_others_go_on(web, query, frames, code):
     with web.websocket_connect("/detect/stream") as other:
         other.receive_json()
@@ -125,7 +125,7 @@ def test_there_is_a_most(models):
         assert play(web, b"", end=False)[1] == 1013
 
 def test_a_quiet_stream_is_closed(web, monkeypatch):
-    monkeypatch.setattr(module, "IDLE_S", -1.)
+    monkeypatch.setattr(detect, "IDLE_S", -1.)
     with pytest.raises(WebSocketDisconnect) as e, web.websocket_connect("/detect/stream") as s:
         s.receive_json()
         for _ in range(100): s.receive_json()

@@ -34,9 +34,9 @@ class Smoother:
         scores = np.asarray(scores, dtype=np.float64).reshape(-1)
         if self.n == 1: return scores
         both, m = np.concatenate([self.tail, scores]), len(scores)
-        total = np.zeros(m)
-        for lag in range(self.n): total += both[lag:lag+m]
-        count = np.minimum(self.seen + 1 + np.arange(m), self.n)
+        total = both[:m].copy()
+        for lag in range(1, self.n): total += both[lag:lag+m]
+        count = self.n if self.seen == self.n else np.minimum(self.seen + 1 + np.arange(m), self.n)
         self.tail, self.seen = both[m:], min(self.seen + m, self.n)
         return total/count
 

@@ -180,7 +180,7 @@ class SecondLook:
     def _keep(self, x):
         "Remember the last samples"
         x = x[-self.samples:]
-        if self._kind is np.int16: x = np.clip(np.rint(x*32768), -32768, 32767).astype(np.int16)
+        if self._kind is np.int16: x = np.minimum(np.rint(x*32768), 32767).astype(np.int16) # at least -1 already
         n = min(len(x), self.samples - self._end)
         self._ring[self._end:self._end + n], self._ring[:len(x) - n] = x[:n], x[n:]
         self._end = (self._end + len(x))%self.samples

@@ -79,7 +79,7 @@ class TrainConfig(Config):
     mine_every:int=2             # Epochs between two rounds of mining
     hard_windows:int=2000        # Moments kept per round
     smooth_ms:int=80             # Scores are averaged over this when judged
-    refractory_ms:int=1000       # Between two alarms when judged
+    refractory_ms:int=2000       # Between two alarms: one call holds the score of the second look up for 1.9 s at most
     target_false_accepts_per_hour:float=.5 # What the threshold is chosen for
     seed:int=0                   # Of weights and batches
 

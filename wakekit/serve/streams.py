@@ -40,7 +40,7 @@ def _run_batch(part, n, out):
     if n:
         scores, states = part[0][1]._session.run(["score", "state_out"], {"pcm": np.stack([pcm for _, _, pcm in part]), "state": np.concatenate([d._state for _, d, _ in part])})
         scores = scores.reshape(len(part), -1)
-        for i, (_, d, _) in enumerate(part): d._state = states[i:i + 1].copy()
+        for i, (_, d, _) in enumerate(part): d._state[:] = states[i] # in place: memory that comes and goes with each tick falls to pieces
     else: scores = np.zeros((len(part), 0), np.float32)
     for row, (k, d, pcm) in zip(scores, part): out[k] = _own_trouble(lambda: d._decided(d._judged(row, pcm)))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core import SAMPLE_RATE, write_json
-from ..data.audio import find_audio, load_audio, save_audio
+from ..data.audio import find_audio, load_audio, save_audio, speech_bounds
 from ..data.batches import for_test, kept_aside, prepare
 from ..data.spoken import DataConfig, synthetic_items
 from ..data.interchange import Dataset
@@ -42,10 +42,12 @@ def _say(
 def demo_recording(
     config:DataConfig, # Phrase and voices
     calls:int=3,       # How often the phrase is said
+    recorded:list=(),  # Files of people saying it, kept aside; as many as there are take the place of voices
 )->tuple:              # Waveform (time,), times at which each call ends, s
     "A little scene by voices kept aside from training: talk, the phrase, talk"
     few = config.replace(synthetic=round(calls/config.test_voices + 1), filler=round((calls + 1)/config.test_voices + 1))
-    said = {label: [i.src for l, i in synthetic_items(few, "test") if l==label] for label in ("synthetic", "filler")}
+    said = {label: [i.src*.3 for l, i in synthetic_items(few, "test") if l==label] for label in ("synthetic", "filler")}
+    for k, x in enumerate(map(load_audio, recorded[:calls])): said["synthetic"][k] = x[:speech_bounds(x)[1]]
     rng, parts, ends, at = np.random.default_rng(config.seed), [], [], 0
     def add(x):
         nonlocal at
@@ -53,10 +55,10 @@ def demo_recording(
         at += len(x)
     quiet = lambda s: np.zeros(int(s*SAMPLE_RATE), np.float32)
     for k in range(calls):
-        for x in (*said["filler"][k:k + 1], quiet(1.2), said["synthetic"][k]): add(x*.3)
+        for x in (*said["filler"][k:k + 1], quiet(1.2), said["synthetic"][k]): add(x)
         ends.append(at/SAMPLE_RATE)
         add(quiet(1.2))
-    for x in said["filler"][calls:calls + 1]: add(x*.3)
+    for x in said["filler"][calls:calls + 1]: add(x)
     return np.concatenate(parts) + rng.normal(0, 1e-3, at).astype(np.float32), ends
 
 # %% ../../nbs/ship/36_quickstart.ipynb #39a6128a
@@ -177,7 +179,7 @@ def _judge_and_show(
     back = test_back or as_files(said("filler"), out/"test"/"background")
     report = evaluate(bundle, calls, back)
     _say("5/5  listening to a demo recording")
-    x, truth = demo_recording(data)
+    x, truth = demo_recording(data, recorded=test_real)
     save_audio(out/"demo.wav", x)
     return Quickstart(bundle, report, out, Detector(bundle).detect(load_audio(out/"demo.wav")), truth, (len(test_real)<10, not test_back), list(skipped))
 

@@ -9,6 +9,7 @@ from wakekit.core import write_json
 from wakekit.env import Settings
 from wakekit.serve import detect, lines, streams
 from wakekit.serve.detect import create_app
+from wakekit.serve.registry import Registry
 from wakekit.serve.store import Store
 from wakekit.ship.stream import Detector
 from wakekit.ship.toy import chime, toy_bundle
@@ -282,3 +283,21 @@ def test_a_sender_that_is_faster_than_its_scoring_waits_and_goes_on(web, monkeyp
         assert code == 1000 and messages[-1]["events"] == 10 and messages[-1]["seconds"] == 30
     said = web.get("/metrics").text
     assert float(re.search(r"wakekit_stream_waits_total ([0-9.]+)", said)[1]) > 0 and float(re.search(r'wakekit_detections_total{model="hall",version="1"} ([0-9.]+)', said)[1]) == 20
+
+def test_a_shadow_is_compared_and_changes_nothing(models, monkeypatch):
+    registry = Registry(models/"two")
+    registry.promote("hall", toy_bundle(models/"plain"))
+    registry.promote("hall", toy_bundle(models/"deaf", threshold=2.))
+    app = create_app(Settings(models_dir=models/"two"), Store(models/"two", {"hall": "1"}), shadows={"hall": "2"})
+    with TestClient(app) as web:
+        messages, code = play(web, pcm(sound((1, 4, 7), 9)).tobytes(), 3200)
+        assert code == 1000 and len(times(messages)) == 3 and {m["type"] for m in messages} == {"hello", "event", "done"} and [m["version"] for m in messages[0]["models"]] == ["1"]
+        said = web.get("/metrics").text
+        assert 'wakekit_compared_calls_total{heard="live",model="hall",shadow="2"} 3.0' in said and "wakekit_shadow_detections_total{" not in said
+
+def test_a_stream_that_is_queued_while_it_ends_ends_once(models):
+    s = streams.Stream(Store(models/"models").refresh().select(), 44_100)
+    s.feed(pcm(soxr.resample(sound(), SR, 44_100)).tobytes())
+    s.ending = True
+    first, again = streams.work([s])[0], streams.work([s])[0]
+    assert first[-1]["type"] == "done" and len(times(first)) == 2 and not again

@@ -24,7 +24,7 @@ from ..env import Settings
 from .http import Guard, Limits, Problem, errors, install_problems
 from .metrics import Metrics
 from .lines import Closed, Line
-from .store import Store
+from .store import Store, store_of
 from .streams import Scorer, Stream
 from ..ship.stream import Detector
 
@@ -74,7 +74,7 @@ def detect_in(
     "Wake words of a recording"
     x = load_audio(file, duration_s=LONGEST_S + 1)
     if len(x) > LONGEST_S*SAMPLE_RATE: raise AudioError(f"the recording is longer than {LONGEST_S:g} s: send it in parts, or as a stream")
-    found = [dict(model=m.name, version=m.version, **e.to_dict()) for m in models for e in Detector(m.bundle).detect(x)]
+    found = [dict(model=m.name, version=m.version, **e.to_dict()) for m in models for e in Detector(m.bundle, **m.options).detect(x)]
     return dict(events=sorted(found, key=lambda e: e["time_s"]), **sound_facts(x), models=[m.about() for m in models])
 
 async def _recording(request, folder):
@@ -107,6 +107,7 @@ class Service:
         threads:int=0,    # That score streams; 0: one per core, but one
         most:int=1000,    # Streams at a time
         watch=None,       # As for `Stream`
+        shadows=None,     # Name → version of a model that listens along with the one that is served
     ):
         from prometheus_client import Counter, Histogram
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -118,12 +119,32 @@ class Service:
         self.heard = Counter("wakekit_stream_audio_seconds_total", "Sound that streams sent, s", registry=registry)
         self.waits = Counter("wakekit_stream_waits_total", "Times that a stream was ahead of its scoring and had to wait", registry=registry)
         self.closed = Counter("wakekit_streams_closed_total", "Streams that ended, by code", ("code",), registry=registry)
+        self.shadow_events = Counter("wakekit_shadow_detections_total", "Wake words that a shadow heard, and nobody was told of", ("model", "version"), registry=registry)
+        self.compared = Counter("wakekit_compared_calls_total", "Calls that the live model, its shadow or both have heard", ("model", "shadow", "heard"), registry=registry)
+        self.shadows, self.shadowed = dict(shadows or {}), {}
+        self.turns = asyncio.Semaphore(cores) # Recordings that are decoded and scored just now; more would only get into each other's way
         self.metrics.ask(self._numbers)
+
+    def count(self,
+        m:dict, # A message of a stream
+    ):
+        "Add it to the numbers"
+        if m["type"] == "event": self.detections.labels(m["model"], m["version"]).inc()
+        elif m["type"] == "shadow": self.shadow_events.labels(m["model"], m["version"]).inc()
+        else: self.compared.labels(m["model"], m["shadow"], m["heard"]).inc()
 
     def _numbers(self):
         yield "stream_active", "Open streams", {(): len(self.lines)}, ()
         yield "model_info", "Models that are served", {(m.name, m.version, m.digest, m.phrase): 1 for m in list(self.store.served.values())}, ("model", "version", "digest", "phrase")
         yield "model_problems", "Models that could not be loaded", {(): len(self.store.problems)}, ()
+
+    def load_shadows(self):
+        "Have the versions ready that are to listen along; those that are served by now need not"
+        for name, version in self.shadows.items():
+            try: self.shadowed[name] = self.store.get(name, version) if version != self.store.get(name).version else None
+            except WakekitError as e:
+                if name not in self.shadowed: log.warning("no shadow for %s: %s", name, e)
+                self.shadowed[name] = None
 
     def sweep(self):
         "Close quiet streams; let some of the others follow new models"
@@ -133,7 +154,7 @@ class Service:
             if now - line.stream.last_fed > IDLE_S:
                 line.stop(f"nothing came for {IDLE_S:g} s")
             for ear in line.stream.ears:
-                new = self.store.served.get(ear.served.name, ear.served)
+                new = ear.served if ear.shadow else self.store.served.get(ear.served.name, ear.served)
                 if new is not ear.served and ear.joining is None and room > 0:
                     ear.follow(new)
                     room -= 1
@@ -172,14 +193,15 @@ def file_routes(
     s,   # `Service`
 ):
     "The route that takes recordings"
-    @app.post("/detect", response_model=DetectOut, openapi_extra=AUDIO, tags=["detection"], responses=errors(400, 401, 403, 404, 408, 413, 415, 503))
+    @app.post("/detect", response_model=DetectOut, openapi_extra=AUDIO, tags=["detection"], responses=errors(400, 401, 403, 404, 408, 413, 415, 502, 503))
     async def detect(request:Request, model:Names=[]):
         "Wake words of a recording"
         models = s.store.select(model)
         try: file = await _recording(request, None)
         except ClientDisconnect: raise Problem(400, "the client has left in the middle of its request") from None
         begun = time.perf_counter()
-        try: found = await run_in_threadpool(detect_in, models, file)
+        try:
+            async with s.turns: found = await run_in_threadpool(detect_in, models, file)
         except AudioError as e: raise Problem(422, str(e), "bad_audio") from None
         finally: file.close()
         s.seconds.observe(time.perf_counter() - begun)
@@ -209,10 +231,10 @@ def stream_routes(
         await socket.accept()
         try:
             if len(s.lines) >= s.most: raise Closed(1013, f"{s.most} streams are open already: try again later")
-            stream = Stream(s.store.select(model), rate, scores, s.watch)
+            stream = Stream(s.store.select(model), rate, scores, s.watch, [x for x in s.shadowed.values() if x])
         except (Closed, WakekitError) as e: return await socket.close(getattr(e, "code", 1008), str(e)[:120])
-        line = Line(socket, stream, s.scorer, lambda m: s.detections.labels(m["model"], m["version"]).inc())
-        line.tell([dict(type="hello", rate=rate, models=[e.served.about() for e in stream.ears])])
+        line = Line(socket, stream, s.scorer, s.count)
+        line.tell([dict(type="hello", rate=rate, models=[e.served.about() for e in stream.ears if not e.shadow])])
         s.lines.add(line)
         try: over = await line.run()
         finally: s.lines.discard(line)
@@ -227,21 +249,24 @@ _OPEN = ("/health", "/ready", "/", "/docs", "/openapi.json", "/docs-files/")
 async def _sweeping(s):
     while True:
         await asyncio.sleep(2)
-        try: s.sweep()
+        try:
+            s.sweep()
+            if s.shadows: await asyncio.to_thread(s.load_shadows)
         except Exception: log.exception("the sweep stumbled, and goes on")
 
 def create_app(
     settings:Settings=None, # Models, token, origins, limits; default: `Settings.load()`
     store:Store=None,       # Models; default: those of the settings
     watch=None,             # As for `Stream`
-    **more,                 # threads, most: for `Service`
+    **more,                 # threads, most, shadows: for `Service`
 )->FastAPI:                 # The application; `app.state.service` has its parts
     "The detection service"
     settings = settings or Settings.load()
-    s, guard = Service(store or Store(settings.resolve("models_dir")), watch=watch, **more), Guard(None, settings.api_token, settings.cors_origins, _OPEN)
+    s, guard = Service(store or store_of(settings), watch=watch, **more), Guard(None, settings.api_token, settings.cors_origins, _OPEN)
     @contextlib.asynccontextmanager
     async def lifespan(app):
         await asyncio.to_thread(s.store.refresh)
+        await asyncio.to_thread(s.load_shadows)
         sweeping = asyncio.create_task(_sweeping(s))
         yield
         sweeping.cancel()

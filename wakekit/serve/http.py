@@ -59,6 +59,7 @@ def as_problem(
     if type(e).__name__ == "JobError": return Problem(409, str(e), "wrong_state")
     if type(e).__name__ == "DatabaseError": return Problem(503, "the database of the service cannot be reached; try again", "database_away", {"Retry-After": "5"})
     if isinstance(e, AudioError): return Problem(422, str(e), "bad_audio")
+    if getattr(e, "status", 0) in (502, 503): return Problem(e.status, str(e), "model_server", {"Retry-After": "5"} if e.status == 503 else None)
     if isinstance(e, WakekitError): return Problem(422, str(e))
     return Problem(500, "something went wrong inside the service; its log says what")
 

@@ -94,13 +94,13 @@ async def _wait(self):
         await self.room.wait()
         self.room.clear()
     self.stream.waits = False
-    if self.stream.broken: raise Closed(1011, f"scoring failed: {self.stream.broken}")
+    if self.stream.broken: raise Closed(self.stream.code, f"scoring failed: {self.stream.broken}")
 
 async def _finish(self):
     "Score what is left, say so, and close"
     self.scorer.end(self.stream)
     await self.done.wait()
-    if self.stream.broken: raise Closed(1011, f"scoring failed: {self.stream.broken}")
+    if self.stream.broken: raise Closed(self.stream.code, f"scoring failed: {self.stream.broken}")
     while self.unsent: await asyncio.sleep(.005)
     raise Closed(1000, "done")
 

@@ -103,6 +103,7 @@ def _opened(bundle, content, name):
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode, options.log_severity_level = ort.ExecutionMode.ORT_SEQUENTIAL, 3
+    options.enable_cpu_mem_arena = False # which keeps what the largest run needed, and is no faster here
     try: return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as e: # onnxruntime's errors share no base class
         raise BundleError(f"{bundle.path}: onnxruntime {ort.__version__} cannot run graph {name!r} ({str(e).splitlines()[0][:200]}): pip install -U onnxruntime") from e
@@ -287,7 +288,10 @@ def _score(self,
     pcm, out = self._ready(chunk), []
     for at in range(0, len(pcm), self.max_steps*self._step):
         piece = pcm[at:at + self.max_steps*self._step]
-        score, self._state = self._session.run(["score", "state_out"], {"pcm": piece[None], "state": self._state})
+        try: score, self._state = self._session.run(["score", "state_out"], {"pcm": piece[None], "state": self._state})
+        except Exception: # a model server may be away for a while: what it did not hear is heard with the next chunk
+            self._rest = np.concatenate([pcm[at:], self._rest])[-self.max_steps*self._step:]
+            raise
         out.append(self._judged(score.reshape(-1), piece))
     return np.concatenate(out) if out else np.zeros(0, np.float32)
 

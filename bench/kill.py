@@ -7,12 +7,13 @@ Most jobs are trainings that shall succeed. Others fail at a gate, are cancelled
 At the end nothing that was answered may be missing: every clip is there with the samples that were sent, every job has gone from state to state as it may and ended as it should, every bundle is whole, on the device, too.
 Exit code 1 when that is not so. One JSON document on stdout.
 """
-import argparse, hashlib, io, json, os, random, signal, socket, subprocess, sys, tempfile, threading, time, wave
+import argparse, hashlib, io, json, os, random, signal, sys, tempfile, threading, time, wave
 from collections import Counter
 from pathlib import Path
 import httpx2 as httpx
 import numpy as np
 import psutil
+from service import free_port, wakekit
 
 PLANS = ["succeed"]*4 + ["fail", "fail, then succeed", "fail, then be deleted", "be cancelled", "be cancelled, then succeed"] + ["ship"]*4
 AFTER = {None: ["queued"], "queued": ["started", "cancelled"], "running": ["started", "waiting", "succeeded", "failed", "cancelled", "cancelling"], "succeeded": ["deleted"], "failed": ["queued", "deleted"], "cancelled": ["queued", "deleted"]} # State → what may happen
@@ -32,19 +33,15 @@ class Trial:
     "Service and worker that are started again whenever they are gone"
     def __init__(self, root, database, seed, lease_s):
         self.root, self.rng, self.lease_s = root, random.Random(seed), lease_s
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        (root/".env").write_text("")
+        self.port = free_port()
         self.env = {**os.environ, "WAKEKIT_DATA_DIR": str(root), "WAKE_TRAINING_DATA_DIR": str(root/"service"), "WAKEKIT_MODELS_DIR": str(root/"models"), "WAKEKIT_DEVICE": "cpu",
                     "WAKEKIT_DATABASE_URL": database, "OMP_NUM_THREADS": "1"}
-        self.enough, self.log, self.over, self.processes, self.clips, self.jobs, self.open, self.kills, self.lock = False, open(root/"log.txt", "ab"), False, {}, {}, {}, {}, Counter(), threading.Lock()
+        self.enough, self.over, self.processes, self.clips, self.jobs, self.open, self.kills, self.lock = False, False, {}, {}, {}, {}, Counter(), threading.Lock()
         self.web = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
 
     def start(self, what):
         more = ["serve", "training", "--no-worker", "--port", str(self.port)] if what == "service" else ["worker", "--lease", str(self.lease_s), "--strikes", "100000"]
-        code = "import sys; from wakekit.cli import main; sys.exit(main())"
-        self.processes[what] = subprocess.Popen([sys.executable, "-c", code, *more, "--env-file", str(self.root/".env")], cwd=self.root, env=self.env, stdout=self.log, stderr=self.log)
+        self.processes[what] = wakekit(self.root, *more, env=self.env)
 
     def keep_up(self):
         while not self.over:

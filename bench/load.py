@@ -5,10 +5,10 @@
     python bench/load.py restart              1,000 datasets with 100 clips each: how soon does the service answer?
     python bench/load.py listeners            10,000 events to 100 sockets that come and go, one of them asleep
 """
-import argparse, asyncio, http.client, io, json, os, random, resource, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time, wave
+import argparse, asyncio, io, json, os, random, resource, shutil, signal, statistics, subprocess, sys, tempfile, threading, time, wave
 from pathlib import Path
 import numpy as np
-import psutil
+from service import Service
 
 
 def wav(rng, seconds):
@@ -19,37 +19,11 @@ def wav(rng, seconds):
     return out.getvalue()
 
 
-class Service:
-    "A service in a process of its own"
+class Training(Service):
+    "A training service whose worker, if there is one, is a process of its own"
     def __init__(self, root):
-        self.root = Path(root).resolve()
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        self.env = {**os.environ, "WAKEKIT_DATA_DIR": str(self.root), "WAKE_TRAINING_DATA_DIR": str(self.root/"service"), "WAKEKIT_MODELS_DIR": str(self.root/"models"), "WAKEKIT_DEVICE": "cpu"}
-        (self.root/".env").write_text("")
-    def run(self, *words):
-        code = "import sys; from wakekit.cli import main; sys.exit(main())"
-        return subprocess.Popen([sys.executable, "-c", code, *words, "--env-file", str(self.root/".env")], cwd=self.root, env=self.env, stdout=subprocess.DEVNULL, stderr=open(self.root/"log.txt", "ab"))
-    def start(self):
-        begun = time.perf_counter()
-        self.process = self.run("serve", "training", "--no-worker", "--port", str(self.port))
-        while True:
-            try:
-                if self.get("/health")[0] == 200: return time.perf_counter() - begun
-            except OSError: time.sleep(.02)
-            if self.process.poll() is not None: sys.exit(f"the service did not start: {(self.root/'log.txt').read_text()[-2000:]}")
-    def get(self, path, method="GET", body=None, headers={}):
-        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        try:
-            c.request(method, path, body, headers)
-            r = c.getresponse()
-            return r.status, r.read()
-        finally: c.close()
-    def post(self, path, what): return self.get(path, "POST", json.dumps(what), {"Content-Type": "application/json"})
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(30)
+        root = Path(root).resolve()
+        super().__init__(root, "serve", "training", "--no-worker", WAKEKIT_DATA_DIR=str(root), WAKE_TRAINING_DATA_DIR=str(root/"service"), WAKEKIT_MODELS_DIR=str(root/"models"), WAKEKIT_DEVICE="cpu")
 
 
 def form(clips, label="noise"):
@@ -108,7 +82,7 @@ def uploads(s, a):
             begun = time.perf_counter()
             assert s.get("/health")[0] == 200
             floor.append(time.perf_counter() - begun)
-            peak[0] = max(peak[0], psutil.Process(s.process.pid).memory_info().rss)
+            peak[0] = max(peak[0], s.rss())
             time.sleep(.05)
     looking = threading.Thread(target=look)
     pickle.dump((s.port, a.single, work), sender.stdin)
@@ -117,10 +91,10 @@ def uploads(s, a):
     for _ in range(3): s.get("/datasets") # somebody has been listing before
     batches = lambda: sum(e["kind"] in ("job.epoch", "job.progress") for e in all_events(s)) if training else 0
     trained = batches()
-    begun, used = time.perf_counter(), sum(psutil.Process(s.process.pid).cpu_times()[:2])
+    begun, used = time.perf_counter(), s.cpu_s()
     looking.start()
     wrong = sender.stdout.readline().decode().strip()
-    took, used = time.perf_counter() - begun, sum(psutil.Process(s.process.pid).cpu_times()[:2]) - used
+    took, used = time.perf_counter() - begun, s.cpu_s() - used
     over.set()
     looking.join()
     stored = sum(d["clips"] for d in json.loads(s.get("/datasets")[1])["datasets"] if d["name"].startswith("kitchen"))
@@ -163,7 +137,6 @@ def restart(s, a):
 def listeners(s, a):
     "Sockets that come and go while events are written by other processes"
     from websockets.asyncio.client import connect
-    from websockets.exceptions import ConnectionClosed
     from wakekit.serve.events import Database, event
     s.start()
     db = Database(f"sqlite:///{(s.root/'service').as_posix()}/wakekit.db")
@@ -198,7 +171,7 @@ def listeners(s, a):
     begun = time.perf_counter()
     asyncio.run(all_of_it())
     took = time.perf_counter() - begun
-    peak, db_last = psutil.Process(s.process.pid).memory_info().rss, db.last_seq()
+    peak, db_last = s.rss(), db.last_seq()
     db.close()
     right = all(x == list(range(first + 1, first + a.events + 1)) for x in seen)
     return dict(events=a.events, listeners=a.listeners, reconnects=reconnects[0] - a.listeners, missed=sum(a.events - len(set(x)) for x in seen), out_of_order=sum(x != sorted(x) for x in seen), seconds=round(took, 1),
@@ -221,7 +194,7 @@ def main():
     a.clips = a.clips or (100 if a.part == "restart" else 200)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),)*2)
     with tempfile.TemporaryDirectory(prefix="wakekit-load-", ignore_cleanup_errors=True) as root:
-        s = Service(root)
+        s = Training(root)
         try: found, ok = dict(uploads=uploads, restart=restart, listeners=listeners)[a.part](s, a)
         finally: s.stop() if hasattr(s, "process") and s.process.poll() is None else None
     print(json.dumps(dict(part=a.part, cores=os.cpu_count(), **found, mark_met=ok)))

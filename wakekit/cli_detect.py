@@ -20,15 +20,24 @@ commands.groups["serve"] = "start a service"
          arg("--threads", type=int, default=0, metavar="N", help="that score streams (cores but one)"),
          arg("--streams", type=int, default=1000, metavar="N", help="streams at a time (1000)"))
 def _serve_detect(a):
+    from wakekit.serve.canary import Canary
     from wakekit.serve.detect import create_app
     from wakekit.serve.http import run_app
+    from wakekit.serve.logs import logs
+    from wakekit.serve.monitor import Monitor, monitor_routes
     from wakekit.serve.store import store_of, versions_of
     if not 0 <= a.port <= 65535: raise UsageError(f"--port is a number from 0 to 65535, not {a.port}")
     if a.threads < 0 or a.streams < 1: raise UsageError("--threads is a number of at least 0, --streams of at least 1")
     s = settings_of(a)
     store = store_of(s, a.models, pins=versions_of(a.pin)).refresh()
-    def ready(address): say(f"the detection service: {address}/docs\n" + (f"its graphs run on {s.inference_url}\n" if s.inference_url else "") + (f"models: {', '.join(f'{m.name} {m.version} (“{m.phrase}”)' for m in store.served.values())}" if store.served else f"no models yet in {store.root}: it waits for one") + "\nCtrl-C stops it")
-    run_app(lambda: create_app(s, store, threads=a.threads, most=a.streams, shadows=versions_of(a.shadow)), a.host, a.port, s.api_token, ready)
+    monitor = Monitor(keep=s.resolve("logs_dir")/"monitor.npz")
+    def make():
+        app = create_app(s, store, monitor.watch, threads=a.threads, most=a.streams, shadows=versions_of(a.shadow))
+        return monitor_routes(app, monitor, Canary(app.state.service, s.canary_dir or None, s.api_token))
+    def ready(address):
+        monitor.canary.start(address)
+        if s.log_format == "text": say(f"the detection service: {address}/docs\n" + (f"its graphs run on {s.inference_url}\n" if s.inference_url else "") + (f"models: {', '.join(f'{m.name} {m.version} (“{m.phrase}”)' for m in store.served.values())}" if store.served else f"no models yet in {store.root}: it waits for one") + "\nCtrl-C stops it")
+    with logs(s.log_format): run_app(make, a.host, a.port, s.api_token, ready, **(dict(log_config=None) if s.log_format == "json" else {}))
 
 # %% ../nbs/58_cli_detect.ipynb #bcc0e374
 _port = arg("--port", type=int, default=8001, metavar="N", help="port (8001); 0: any that is free")

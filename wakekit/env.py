@@ -209,6 +209,8 @@ class Settings(Config):
     api_token:str = _setting("WAKEKIT_API_TOKEN", "", "Token that the services ask for; empty: none", secret=True)
     max_upload_mb:int = _setting("WAKEKIT_MAX_UPLOAD_MB", 200, "Largest request with recordings that the services take, MB")
     inference_url:str = _setting("WAKEKIT_INFERENCE_URL", "", "Model server behind the detection service; empty: in its own process")
+    log_format:str = _setting("WAKEKIT_LOG_FORMAT", "text", "Logs of the detection service: text for people, json with one object per line", ("text", "json"))
+    canary_dir:str = _setting("WAKEKIT_CANARY_DIR", "", "Clips that the detection service plays to itself every hour: a folder for each model, in it calls, and others in negative/; empty: only a sound without voices")
     npm_registry:str = _setting("WAKEKIT_NPM_REGISTRY", "", "Where wakekit web fetches onnxruntime-web from; empty: what npm is told, else its public registry")
     trackers:tuple[str, ...] = _setting("WAKEKIT_TRACKERS", (), "Who is told of trainings beside the run's own log: mlflow, tensorboard; empty: mlflow when MLFLOW_TRACKING_URI is set; mlflow needs that (http or https)")
     mlflow_tracking_uri:str = _setting("MLFLOW_TRACKING_URI", "", "MLflow server for runs; empty: none")

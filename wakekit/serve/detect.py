@@ -7,7 +7,7 @@ __all__ = ['LONGEST_S', 'CHUNK', 'log', 'IDLE_S', 'AUDIO', 'Names', 'EventOut', 
            'detect_in', 'Service', 'state_routes', 'file_routes', 'stream_routes', 'create_app']
 
 # %% ../../nbs/serve/43_detect.ipynb #7b622a55
-import asyncio, contextlib, json, logging, os, tempfile, time
+import asyncio, contextlib, logging, os, tempfile, time
 from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, Query, Request, Response, WebSocket
@@ -138,26 +138,29 @@ class Service:
         yield "model_info", "Models that are served", {(m.name, m.version, m.digest, m.phrase): 1 for m in list(self.store.served.values())}, ("model", "version", "digest", "phrase")
         yield "model_problems", "Models that could not be loaded", {(): len(self.store.problems)}, ()
 
-    def load_shadows(self):
-        "Have the versions ready that are to listen along; those that are served by now need not"
-        for name, version in self.shadows.items():
-            try: self.shadowed[name] = self.store.get(name, version) if version != self.store.get(name).version else None
-            except WakekitError as e:
-                if name not in self.shadowed: log.warning("no shadow for %s: %s", name, e)
-                self.shadowed[name] = None
+# %% ../../nbs/serve/43_detect.ipynb #b1cbb031
+def _load_shadows(self):
+    "Have the versions ready that are to listen along; those that are served by now need not"
+    for name, version in self.shadows.items():
+        try: self.shadowed[name] = self.store.get(name, version) if version != self.store.get(name).version else None
+        except WakekitError as e:
+            if name not in self.shadowed: log.warning("no shadow for %s: %s", name, e)
+            self.shadowed[name] = None
 
-    def sweep(self):
-        "Close quiet streams; let some of the others follow new models"
-        self.store.poll()
-        now, room = time.monotonic(), max(1, len(self.lines)//10) - sum(e.joining is not None for l in self.lines for e in l.stream.ears)
-        for line in list(self.lines):
-            if now - line.stream.last_fed > IDLE_S:
-                line.stop(f"nothing came for {IDLE_S:g} s")
-            for ear in line.stream.ears:
-                new = ear.served if ear.shadow else self.store.served.get(ear.served.name, ear.served)
-                if new is not ear.served and ear.joining is None and room > 0:
-                    ear.follow(new)
-                    room -= 1
+def _sweep(self):
+    "Close quiet streams; let some of the others follow new models"
+    self.store.poll()
+    now, room = time.monotonic(), max(1, len(self.lines)//10) - sum(e.joining is not None for l in self.lines for e in l.stream.ears)
+    for line in list(self.lines):
+        if now - line.stream.last_fed > IDLE_S:
+            line.stop(f"nothing came for {IDLE_S:g} s")
+        for ear in line.stream.ears:
+            new = ear.served if ear.shadow else self.store.served.get(ear.served.name, ear.served)
+            if new is not ear.served and ear.joining is None and room > 0:
+                ear.follow(new)
+                room -= 1
+
+Service.load_shadows, Service.sweep = _load_shadows, _sweep
 
 # %% ../../nbs/serve/43_detect.ipynb #9942833b
 def state_routes(

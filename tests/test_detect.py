@@ -225,7 +225,8 @@ def port(models):
 def raw(port, query=""):
     s = socket.create_connection(("127.0.0.1", port))
     s.sendall(f"GET /detect/stream{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
-    while b"\r\n\r\n" not in (got := s.recv(4096)): pass
+    got = b""
+    while b"\r\n\r\n" not in got: got += s.recv(4096)
     assert b" 101 " in got
     return s
 def frame(payload): return b"\x82" + bytes([0x80 | 127]) + struct.pack(">Q", len(payload)) + b"\0\0\0\0" + payload
@@ -301,3 +302,28 @@ def test_a_stream_that_is_queued_while_it_ends_ends_once(models):
     s.ending = True
     first, again = streams.work([s])[0], streams.work([s])[0]
     assert first[-1]["type"] == "done" and len(times(first)) == 2 and not again
+
+def test_pings_of_one_that_never_reads_do_not_pile_up():
+    "In five seconds it were hundreds of thousands"
+    class Deaf:
+        def __init__(self): self.asked = 0
+        async def receive(self):
+            self.asked += 1
+            return {"type": "websocket.receive", "text": '{"type": "ping"}'}
+        async def send_text(self, text): await asyncio.sleep(3600)
+    async def run():
+        scorer, deaf = streams.Scorer(), Deaf()
+        try: return await asyncio.wait_for(lines.Line(deaf, streams.Stream([]), scorer).run(), 60), deaf.asked
+        finally: scorer.close()
+    over, asked = asyncio.run(run())
+    assert over.code == 1008 and asked <= lines.MOST_UNREAD + 2
+
+def test_a_model_that_is_replaced_while_it_is_scored_keeps_the_time(models):
+    "The place of the change is chosen by the thread that scores"
+    old, new = Store(models/"models").refresh().select()[0], Store(models/"models").refresh().select()[0]
+    ear, x, heard = streams.Ear(old), pcm(sound((1, 4, 7, 12), 14)), []
+    for i in range(0, len(x), 1280):
+        if i == 25*1280: ear.follow(new)
+        if i == 26*1280: assert ear.joining[2] == 25*1280
+        heard += ear.hear(x[i:i + 1280])[2]
+    assert [e.time_s for e in heard] == [e.time_s for e in Detector(models/"models"/"hall").process(x)] and ear.served is new

@@ -29,10 +29,11 @@ def _serve_detect(a):
     if not 0 <= a.port <= 65535: raise UsageError(f"--port is a number from 0 to 65535, not {a.port}")
     if a.threads < 0 or a.streams < 1: raise UsageError("--threads is a number of at least 0, --streams of at least 1")
     s = settings_of(a)
-    store = store_of(s, a.models, pins=versions_of(a.pin)).refresh()
+    shadows = versions_of(a.shadow)
+    store = store_of(s, a.models, pins=versions_of(a.pin), most_others=max(4, len(shadows))).refresh()
     monitor = Monitor(keep=s.resolve("logs_dir")/"monitor.npz")
     def make():
-        app = create_app(s, store, monitor.watch, threads=a.threads, most=a.streams, shadows=versions_of(a.shadow))
+        app = create_app(s, store, monitor.watch, threads=a.threads, most=a.streams, shadows=shadows)
         return monitor_routes(app, monitor, Canary(app.state.service, s.canary_dir or None, s.api_token))
     def ready(address):
         monitor.canary.start(address)

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MOST_CLIPS', 'LONGEST_CLIP_S', 'NEEDED', 'TOLERANCE', 'log', 'AGAIN_S', 'LOOK_S', 'known_sound', 'canary_clips',
-           'Deaf', 'Swapped', 'Played', 'socket_address', 'play', 'Sung', 'expected_scores', 'judge_canary', 'Canary']
+           'Deaf', 'Swapped', 'Busy', 'Played', 'socket_address', 'play', 'Sung', 'expected_scores', 'judge_canary',
+           'Canary']
 
 # %% ../../nbs/serve/44_canary.ipynb #18bff50a
 import json, logging, math, secrets, threading, time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 import numpy as np
 from ..core import SAMPLE_RATE, WakekitError
 from ..data.audio import AUDIO_SUFFIXES, load_audio, to_int16
@@ -45,6 +46,7 @@ def canary_clips(
 # %% ../../nbs/serve/44_canary.ipynb #198f533c
 class Deaf(WakekitError): "The live path did not answer as it should"
 class Swapped(Deaf): "The model was replaced while the canary was listened to: no fault, it is played again"
+class Busy(Deaf): "Somebody lets the canary sing already"
 
 @dataclass(frozen=True)
 class Played:
@@ -62,7 +64,7 @@ def socket_address(
 )->str:          # Where to connect to
     "The socket of a service; one that listens everywhere is called where we are"
     host = urlsplit(address).netloc.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
-    return f"ws://{host}/detect/stream?scores=true&model={model}&canary={nonce}"
+    return f"ws://{host}/detect/stream?scores=true&model={quote(model, safe='')}&canary={nonce}"
 
 def _send(socket, data, pace):
     "80 ms at a time"
@@ -181,16 +183,19 @@ def _sing(self, address, name):
         if (served := self.service.store.served.get(name)) is None: return None
         try: return self._one(address, served)
         except Swapped as e: why = str(e)
-        except Exception as e: return Sung(False, (str(e) or type(e).__name__).replace(str(self.folder), "…"), self.clock(), served.digest, served.version) # of whatever kind: it is what we look for
+        except Exception as e: return Sung(False, (str(e) or type(e).__name__).replace(str(self.folder), "…").replace(str(self.service.store.root), "…"), self.clock(), served.digest, served.version) # of whatever kind: it is what we look for
     return Sung(False, why, self.clock())
 
 def _run(self,
-    address:str, # Of the service
-)->dict:         # Name → `Sung`
+    address:str,   # Of the service
+    wait:bool=True,# Until another song is over; False: `Busy`
+)->dict:           # Name → `Sung`
     "Sing to all models, now"
-    with self._lock:
+    if not self._lock.acquire(blocking=wait): raise Busy("it is singing already")
+    try:
         before, found = self.sung, {name: sung for name in list(self.service.store.served) if (sung := self._sing(address, name))}
         self.sung = found
+    finally: self._lock.release()
     for name, s in found.items():
         if s.ok != (before[name].ok if name in before else True):
             log.log(logging.INFO if s.ok else logging.ERROR, "the canary is %s by %s%s", "heard again" if s.ok else "not heard as it should be", name, f": {s.why}" if s.why else "", extra=dict(model=name, canary_ok=s.ok))

@@ -179,6 +179,7 @@ def state_routes(
     @app.get("/ready", tags=["service"], responses=errors(503))
     def ready()->dict[str, Any]:
         "Is a model loaded and warm?"
+        if (server := getattr(s.store.on, "server", None)) and server.breaker.open: server.ask("GET", "/v2/health/live") # 503 while it is away
         if not s.store.served: raise Problem(503, f"no model is loaded: put a bundle into {s.store.root.name}, or promote one there", "not_ready", {"Retry-After": "5"})
         return dict(ready=True, models=list(s.store.served))
 

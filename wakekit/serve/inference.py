@@ -47,7 +47,7 @@ def _one_feed(x, port, more):
     name, shape = port["name"], port["shape"]
     if name == "pcm" and x.dtype == np.int16: x = x.astype(np.float32)/32768
     if x.dtype != np.float32: raise TensorError(f"{name} is FP32" + (", or INT16" if name == "pcm" else "") + f", not {x.dtype}")
-    if x.ndim != len(shape) or any(want >= 0 and want != n for n, want in zip(x.shape, shape)): raise TensorError(f"{name} has the shape {shape} (-1 is any number), not {list(x.shape)}{more if len(x) > 1 else ''}")
+    if x.ndim != len(shape) or any(want >= 0 and want != n for n, want in zip(x.shape, shape)): raise TensorError(f"{name} has the shape {shape} (-1 is any number), not {list(x.shape)}{more if x.ndim and len(x) > 1 else ''}")
     if not np.isfinite(x).all(): raise TensorError(f"{name} has values that are no numbers")
     return x
 
@@ -87,6 +87,7 @@ def infer(
     head, tensors = unpack(body, head_length, "inputs")
     feeds, (names, binary) = feeds_of(part, tensors), _wanted(head, part.ports()["outputs"])
     found = dict(zip(names, part.session.run(names, feeds)))
+    if not all(np.isfinite(v).all() for v in found.values()): raise TensorError("the graph makes no numbers of these inputs: samples lie in [-1, 1]")
     said = dict(model_name=part.name, model_version=part.served.version, parameters=dict(wakekit_digest=part.served.digest))
     if isinstance(head.get("id"), str): said["id"] = head["id"][:1000]
     return *pack(said, "outputs", found, binary), len(feeds["pcm"])
@@ -124,7 +125,7 @@ def _detail(body):
 # %% ../../nbs/serve/42_inference.ipynb #8b36b670
 log = logging.getLogger(__name__)
 
-MOST_BYTES, AT_ONCE = 32 << 20, 256 # Of a request; requests that are being answered
+MOST_BYTES, AT_ONCE = 32 << 20, 64 # Of a request; requests that are being answered
 
 def json_of(
     body:bytes, # Of a request
@@ -194,6 +195,9 @@ async def _body(request):
     how = request.headers.get("content-encoding", "identity").strip().lower()
     if how == "identity": return body
     if how not in ("gzip", "deflate"): raise Problem(415, f"a body is sent as it is, or as gzip or deflate, not {how[:40]!r}")
+    return await anyio.to_thread.run_sync(_unzipped, body, how)
+
+def _unzipped(body, how):
     unzip = zlib.decompressobj(zlib.MAX_WBITS | 32) # either of the two
     try: body = unzip.decompress(body, MOST_BYTES + 1)
     except zlib.error: raise Problem(400, f"the body is no {how}") from None

@@ -7,6 +7,7 @@ __all__ = ['LONGEST_FRAME', 'MOST_UNREAD', 'Closed', 'Line']
 
 # %% ../../nbs/serve/42_lines.ipynb #f4521307
 import asyncio, contextlib, json
+from starlette.websockets import WebSocketDisconnect
 from .streams import Scorer, Stream
 
 # %% ../../nbs/serve/42_lines.ipynb #e40dd058
@@ -72,8 +73,8 @@ async def _read(self):
             self.stream.feed(data)
             self.scorer.fed(self.stream)
             if self.stream.full or self.stream.broken: await self._wait()
-            if self.unsent > MOST_UNREAD: raise Closed(1008, "too many messages are unread: read what is sent")
         elif m.get("text") is not None and self._said(m["text"]): return
+        if self.unsent > MOST_UNREAD: raise Closed(1008, "too many messages are unread: read what is sent")
 
 def _said(self, text):
     "A message of the client; True when it was its last"
@@ -121,6 +122,7 @@ async def _run(self):
         await asyncio.wait((writing, self.reading), return_when=asyncio.FIRST_COMPLETED)
         if self.reading.cancelled(): return Closed(1008, self.why)
         over = self.reading.exception() if self.reading.done() else writing.exception()
+        if isinstance(over, (WebSocketDisconnect, OSError)): return Closed(1000, "the client has left")
         return over if isinstance(over, Closed) else Closed(1011, type(over).__name__)
     finally:
         for t in (writing, self.reading): t.cancel()

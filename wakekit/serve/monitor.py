@@ -6,11 +6,12 @@
 __all__ = ['log', 'VERSIONS', 'JUDGE_S', 'CLIPS', 'NAMES', 'WINDOW', 'Monitor', 'monitor_routes']
 
 # %% ../../nbs/serve/45_monitor.ipynb #bb0333f1
-import contextlib, io, json, logging, math, threading, time
+import asyncio, contextlib, io, json, logging, math, threading, time
 from typing import Any
 import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from ..core import SAMPLE_RATE, atomic_write, jsonable
+from .canary import Busy
 from .drift import CHANGED, EDGES, UNLIKE, History, rate_of, shifts_of
 from .http import Problem, errors
 from .taps import CLIPPED_N, DEAD_S, SAMPLES, SECONDS, SILENT_S, Heard, Sound, Tap, Totals
@@ -269,13 +270,21 @@ def monitor_routes(
     def sing()->dict[str, Any]:
         "Let the canary sing now"
         if not (canary and canary.address): raise Problem(409, "there is no canary here: start the service with wakekit serve detect", "no_canary")
-        return jsonable(canary.run(canary.address))
+        try: return jsonable(canary.run(canary.address, wait=False)) # forty that wait would be all threads that there are
+        except Busy as e: raise Problem(409, str(e), "busy") from None
 
     inner = app.router.lifespan_context
     @contextlib.asynccontextmanager
     async def lifespan(app):
         if monitor.keep: monitor.load()
+        async def judging(): # also where nobody reads the metrics
+            while True:
+                await asyncio.sleep(60)
+                try: await asyncio.to_thread(monitor.judge)
+                except Exception: log.exception("the monitor stumbled, and goes on")
+        task = asyncio.create_task(judging())
         async with inner(app) as state: yield state
+        task.cancel()
         if canary: canary.stop()
         if monitor.keep: monitor.save()
     app.router.lifespan_context = lifespan

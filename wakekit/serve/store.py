@@ -73,7 +73,9 @@ class Here:
         where,       # Folder of its bundle
     )->tuple:        # (`Bundle`, digest)
         "Load a bundle"
-        return Bundle.load(where), bundle_version(where)
+        digest, bundle = bundle_version(where), Bundle.load(where)
+        if bundle_version(where) != digest: raise BundleError(f"{where} is being changed: it is read at the next look")
+        return bundle, digest
 
 def warm(
     name:str,    # Of the model
@@ -182,7 +184,7 @@ def _get(self,
     s = self.served.get(name)
     if s and version in ("", s.version): return s
     if s: return self._other(name, version)
-    why = f": {self.problems[name]}" if name in self.problems else f"; there are {', '.join(self.served)}" if self.served else ": no model is loaded"
+    why = f": {self.problems[name].replace(str(self.root), '…')}" if name in self.problems else f"; there are {', '.join(self.served)}" if self.served else ": no model is loaded"
     raise NoModel(f"there is no model {name[:80]!r}{why}")
 
 def _other(self, name, version):

@@ -65,7 +65,7 @@ class Ear:
     ):
         "Let another model take over, as soon as it has heard enough"
         if served is self.served: self.joining = None
-        elif self.joining is None or self.joining[0] is not served: self.joining = served, _Joining(Detector(served.bundle, compact=True, **served.options), n := self.n), n # at once: another thread scores
+        elif self.joining is None or self.joining[0] is not served: self.joining = served, Detector(served.bundle, compact=True, **served.options), None # another thread scores: it chooses the place
 
     def hear(self,
         pcm, # int16 (time,), 16 kHz
@@ -80,7 +80,10 @@ class Ear:
     )->tuple:     # As `hear`
         "What the detector has heard, and a successor with it"
         first, self.n = self.detector.n_steps - len(smoothed), self.n + len(pcm)
-        if joining := self.joining: events = self._hand_over(pcm, *joining) + events
+        if joining := self.joining:
+            served, j, since = joining
+            if since is None: self.joining = joining = served, _Joining(j, since := self.n - len(pcm)), since # from this chunk on
+            events = self._hand_over(pcm, *joining) + events
         if events: self.last_s = events[-1].start_s
         return smoothed, first, events
 

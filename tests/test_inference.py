@@ -195,6 +195,25 @@ def test_nonsense_gets_the_protocols_errors_and_nobody_else_is_disturbed(url, mo
         assert call(url, "POST", infer, body, length(n))[0] == 200
     assert call(url, "POST", infer, body, {**length(n), "Content-Length": str(MOST_BYTES + 1)})[0] == 413
 
+def test_what_makes_no_numbers_is_told_as_an_error_of_the_request(url, feeds):
+    for wrong in (dict(feeds, pcm=np.full_like(feeds["pcm"], 1e38)), dict(feeds, pcm=np.array(.5, np.float32))):
+        body, n = good(wrong)
+        status, said = call(url, "POST", "/v2/models/kitchen/infer", body, {"Inference-Header-Content-Length": str(n)})
+        assert status == 400 and said["error"]
+
+def test_a_bundle_that_changes_while_it_is_read_is_read_at_the_next_look(tmp_path, monkeypatch):
+    toy_bundle(tmp_path/"models"/"hall", threshold=.6)
+    load = Bundle.load
+    def slow(where):
+        found = load(where)
+        monkeypatch.setattr(Bundle, "load", load)
+        toy_bundle(tmp_path/"models"/"hall", threshold=.7)
+        return found
+    monkeypatch.setattr(Bundle, "load", slow)
+    store = Store(tmp_path/"models").refresh()
+    assert not store.served and "being changed" in store.problems["hall"]
+    assert store.refresh().served["hall"].about()["threshold"] == .7 and not store.problems
+
 def test_requests_that_break_off(url, feeds):
     body, n = good(feeds)
     at = tuple(url.removeprefix("http://").split(":"))
@@ -289,7 +308,7 @@ def test_a_bundle_with_a_wrong_checksum_is_refused_and_the_old_one_goes_on(tmp_p
         until(lambda: set(service.store.problems) == {"hall", "attic"})
         assert call(url, "POST", "/v2/models/hall/infer", body, {"Inference-Header-Content-Length": str(n)})[0] == 200 and service.store.served["hall"].digest == before
         status, said = call(url, "GET", "/v2/models/attic")
-        assert status == 404 and "SHA-256" in said["error"]
+        assert status == 404 and "SHA-256" in said["error"] and str(tmp_path) not in said["error"]
         status, said = call(url, "POST", "/v2/repository/models/attic/load")
         assert status == 400 and "SHA-256" in said["error"] and str(tmp_path) not in said["error"]
         rows = call(url, "POST", "/v2/repository/index")[1]

@@ -273,6 +273,15 @@ def test_the_canary_sings_through_the_door_that_everybody_uses_and_is_not_counte
         get(address + "/monitor/canary", b"", **key)
         assert get(address + "/health")["status"] == "ok"
 
+def test_names_with_spaces_and_more_have_canaries_and_one_song_is_enough(served, clips, tmp_path):
+    shutil.copytree(tmp_path/"models"/"hall", tmp_path/"models"/"hey jarvis & tom#1")
+    with running(tmp_path, clips) as (address, s):
+        sung = get(address + "/monitor/canary", b"")
+        assert {n for n, f in sung.items() if f["ok"]} == {"hall", "hey jarvis & tom#1"}
+        assert s.monitor.canary._lock.acquire(timeout=30) # somebody lets it sing
+        with pytest.raises(urllib.error.HTTPError, match="409"): get(address + "/monitor/canary", b"")
+        s.monitor.canary._lock.release()
+
 def test_faults_between_socket_and_model_are_found(served, clips, tmp_path, monkeypatch):
     with running(tmp_path, clips) as (address, s):
         why = lambda: get(address + "/monitor/canary", b"")["hall"]["why"]

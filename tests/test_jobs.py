@@ -208,9 +208,9 @@ def root(tmp_path, calls):
 @pytest.fixture
 def here(root):
     "(queue, worker that is not running yet)"
-    db = Database(f"sqlite:///{root.as_posix()}/wakekit.db", patience_s=1)
+    db = Database(f"sqlite:///{root.as_posix()}/wakekit.db", patience_s=2)
     queue = Queue(db)
-    yield queue, Worker(queue, root, Settings(device="cpu"), lease_s=5, grace_s=20)
+    yield queue, Worker(queue, root, Settings(device="cpu"), lease_s=8, grace_s=20)
     db.close()
 
 def training(queue, force=True, **more):

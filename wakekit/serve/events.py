@@ -33,6 +33,10 @@ def _sqlite(dbapi, _):
     dbapi.isolation_level = None  # transactions begin where we say so
     for pragma in ("journal_mode=WAL", "synchronous=FULL"): dbapi.execute(f"PRAGMA {pragma}")
 
+def _write_lock(connection):
+    "Taken when a transaction begins, so that it never fails half-way; whoever only looks waits for nobody"
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT": connection.exec_driver_sql("BEGIN IMMEDIATE")
+
 def _postgres(patience_s):
     "How long to wait for the server, and for a network that says nothing"
     ms = round(1000*patience_s)
@@ -53,7 +57,7 @@ def _engine(url, patience_s):
     Path(address.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(address, connect_args={"timeout": patience_s}, **pool)
     sa.event.listen(engine, "connect", _sqlite)
-    sa.event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+    sa.event.listen(engine, "begin", _write_lock)
     return engine
 
 # %% ../../nbs/serve/37_events.ipynb #4999d5d2

@@ -48,7 +48,7 @@ def _run_batch(part, n, out):
         scores = scores.reshape(len(part), -1)
         for i, (_, d, _) in enumerate(part): d._state[:] = states[i] # in place: memory that comes and goes with each tick falls to pieces
     else: scores = np.zeros((len(part), 0), np.float32)
-    for row, (k, d, pcm) in zip(scores, part): out[k] = _own_trouble(lambda: d._decided(d._judged(row, pcm)))
+    for row, (k, d, pcm) in zip(scores, part): out[k] = _own_trouble(lambda: d._decided(d._judged(row, pcm, True)))
 
 # %% ../../nbs/serve/41_streams.ipynb #a38b6a8a
 class Ear:

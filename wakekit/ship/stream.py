@@ -202,22 +202,31 @@ class SecondLook:
         self._held = 1/(1 + math.exp(-min(max(sum(self._logits)/self.looks, -80.), 80.))) if len(self._logits)==self.looks else 0.
         self._due = at + self.every_frames
 
+    def _skip(self, at):
+        "A look that would change nothing: the answer of the last one is held"
+        self._held, self._logits, self._due = self._held if at==self._due else 0., [], at + self.every_frames
+
 # %% ../../nbs/ship/30_stream.ipynb #d7abef70
 def _second_process(self,
     scores:np.ndarray, # Raw scores of the first look, (steps,)
     pcm:np.ndarray,    # The samples that they came from, (steps*step_samples,)
+    firing:tuple=None, # (Score that fires, steps that nobody listens for after it, steps that nobody listens for from here on); None: somebody always does
 )->np.ndarray:         # Final scores, (steps,) float32; 0 where the first look is not convinced, nor was just before
     "Replace the scores of the first look by those of the second"
     smoothed, at = self._smoother.process(scores), self._seen + np.arange(len(scores))
     if len(scores) and smoothed.max() < self.open_at and self._seen - self._convinced > self.hold_frames: return self._nothing(smoothed, pcm)
     convinced = np.maximum.accumulate(np.concatenate([[self._convinced], np.where(smoothed >= self.open_at, at, self._convinced)]))
     final, opened, i = np.zeros(len(scores), np.float32), np.flatnonzero(at - convinced[1:] <= self.hold_frames), 0
-    recent = np.concatenate([self._recent, smoothed])
+    recent, (fires, deaf, free) = np.concatenate([self._recent, smoothed]), firing or (math.inf, 0, -math.inf)
     while i < len(opened):
         k = int(opened[i])
-        if at[k] >= self._due: self._answer(self._look(pcm[:(k + 1)*self._step], float(recent[k:k + RECENT_FRAMES].max())), int(at[k]))
+        if at[k] >= self._due:
+            if k + self.looks*self.every_frames <= free: self._skip(int(at[k]))
+            else: self._answer(self._look(pcm[:(k + 1)*self._step], float(recent[k:k + RECENT_FRAMES].max())), int(at[k]))
         until = int(np.searchsorted(opened, self._due - self._seen))
         final[opened[i:until]] = self._held
+        if final[k] >= fires:
+            for step in opened[i:until].tolist(): free = step + deaf if step >= free else free
         i = until
     self._keep(pcm)
     self._seen, self._recent, self._convinced = self._seen + len(scores), recent[-(RECENT_FRAMES - 1):], int(convinced[-1])
@@ -285,15 +294,19 @@ def _score(self,
     chunk, # New samples (time,), any length; float in [-1, 1] or int16
 )->np.ndarray: # Scores of the steps that are now complete, raw or from the second look, (steps,) float32
     "Score new audio; what does not fill a step waits for the next chunk"
-    pcm, out = self._ready(chunk), []
+    out = [self._judged(*piece) for piece in self._runs(chunk)]
+    return np.concatenate(out) if out else np.zeros(0, np.float32)
+
+def _runs(self, chunk):
+    "Iterator of (scores of the graph, their samples), a few seconds each"
+    pcm = self._ready(chunk)
     for at in range(0, len(pcm), self.max_steps*self._step):
         piece = pcm[at:at + self.max_steps*self._step]
         try: score, self._state = self._session.run(["score", "state_out"], {"pcm": piece[None], "state": self._state})
         except Exception: # a model server may be away for a while: what it did not hear is heard with the next chunk
             self._rest = np.concatenate([pcm[at:], self._rest])[-self.max_steps*self._step:]
             raise
-        out.append(self._judged(score.reshape(-1), piece))
-    return np.concatenate(out) if out else np.zeros(0, np.float32)
+        yield score.reshape(-1), piece
 
 def _ready(self, chunk):
     "The samples of all steps that are now complete"
@@ -304,12 +317,13 @@ def _ready(self, chunk):
     self._rest = pcm[whole:].copy()
     return pcm[:whole]
 
-def _judged(self, scores, pcm):
-    "Scores of the graph for `pcm`, or what the second look makes of them"
-    self.n_steps += len(scores)
-    return self._second.process(scores, pcm) if self._second else scores
+def _judged(self, scores, pcm, firing=False):
+    "Scores of the graph for `pcm`, or what the second look makes of them; `firing`: as far as events depend on it"
+    first, self.n_steps = self.n_steps, self.n_steps + len(scores)
+    if not self._second: return scores
+    return self._second.process(scores, pcm, (self.threshold, self.refractory_frames, self._free - first) if firing and self.smooth_frames == 1 else None)
 
-Detector.score, Detector._ready, Detector._judged = _score, _ready, _judged
+Detector.score, Detector._runs, Detector._ready, Detector._judged = _score, _runs, _ready, _judged
 
 # %% ../../nbs/ship/30_stream.ipynb #2556daf1
 @dataclass(frozen=True)
@@ -320,7 +334,7 @@ class Event:
     start_s:float   # When the score reached the threshold: the start of that step, s
     peak_s:float    # When the score was highest, s
     end_s:float     # When the score fell below the threshold, or the refractory time ended, s
-    score:float     # Highest smoothed score, 0 to 1
+    score:float     # Highest smoothed score, 0 to 1; of a second look the one that fired
     threshold:float # What it was compared with
 
     def to_dict(self)->dict: # JSON-ready
@@ -342,8 +356,9 @@ def _triggers(self, smoothed):
 def _hear(self,
     chunk, # New samples (time,), any length; float in [-1, 1] or int16
 )->tuple:  # smoothed scores of the steps that are now complete (steps,), and the `Event`s among them
-    "Listen to new audio, and show how sure it was"
-    return self._decided(self.score(chunk))
+    "Listen to new audio, and show how sure it was; a second look is not asked while the detector is deaf, and its last answer is shown"
+    heard = [self._decided(self._judged(*piece, True)) for piece in self._runs(chunk)]
+    return np.concatenate([np.zeros(0), *(s for s, _ in heard)]), [e for _, found in heard for e in found]
 
 def _decided(self, scores):
     "Smoothed scores, and the events among them"
@@ -382,15 +397,10 @@ def _detect(self,
     else: chunks = [waveform]
     if self._second: chunks = itertools.chain(chunks, [np.zeros((self._second.looks - 1)*self._second.every_frames*self._step, np.float32)])
     self.reset()
-    events, smoothed, smooth = [], [], self._smoother.process
-    try:
-        for chunk in chunks:
-            smoothed.append(smooth(self.score(chunk)))
-            first = self.n_steps - len(smoothed[-1])
-            events += [Event(self.phrase, self._at(k + 1), self._at(k), 0, 0, smoothed[-1][k-first], self.threshold) for k in self._triggers(smoothed[-1]).tolist()]
+    try: heard = [self.hear(chunk) for chunk in chunks]
     finally: self.reset()
-    joined = np.concatenate(smoothed) if smoothed else np.zeros(0)
-    return [self._completed(e, joined) for e in events]
+    joined = np.concatenate([np.zeros(0), *(s for s, _ in heard)])
+    return [self._completed(e, joined) for _, found in heard for e in found]
 
 Detector._completed, Detector.detect = _completed, _detect
 

@@ -57,8 +57,8 @@ export class SecondLook {
     return out
   }
 
-  /** The final score of one step, of its raw score and the samples that it came from */
-  async process(score, pcm) {
+  /** The final score of one step, of its raw score and the samples that it came from; nobody listens for `deaf` steps from this one on */
+  async process(score, pcm, deaf = -Infinity) {
     this.gate = this.smoother.process(score)
     this.recent.copyWithin(0, 1)
     this.recent[RECENT_FRAMES - 1] = this.gate
@@ -66,7 +66,10 @@ export class SecondLook {
     const at = this.seen++
     if (this.gate >= this.openAt) this.convinced = at
     if (at - this.convinced > this.holdFrames) return 0
-    if (at >= this.due) await this.answer(at)
+    if (at >= this.due) {
+      if (this.looks * this.everyFrames <= deaf) this.skip(at)
+      else await this.answer(at)
+    }
     return Math.fround(this.held)
   }
 
@@ -77,6 +80,13 @@ export class SecondLook {
     this.logits = [...(at === this.due ? this.logits : []), logit].slice(-this.looks)
     const mean = this.logits.reduce((a, b) => a + b, 0) / this.looks
     this.held = this.logits.length === this.looks ? 1 / (1 + Math.exp(-Math.min(Math.max(mean, -80), 80))) : 0
+    this.due = at + this.everyFrames
+  }
+
+  /** A look that would change nothing: the answer of the last one is held */
+  skip(at) {
+    if (at !== this.due) this.held = 0
+    this.logits = []
     this.due = at + this.everyFrames
   }
 }
@@ -137,7 +147,8 @@ export class Detector {
       this.state = state
       for (let i = 0; i < scores.length; i++) {
         const samples = piece.subarray(i * this.step, (i + 1) * this.step)
-        const score = this.second ? await this.second.process(scores[i], samples) : scores[i]
+        const deaf = this.smoother.n === 1 ? this.free - this.nSteps : -Infinity
+        const score = this.second ? await this.second.process(scores[i], samples, deaf) : scores[i]
         smoothed.push(this.smoother.process(score))
         if (this.second) gate.push(this.second.gate)
         this.decide(smoothed.at(-1), touched)

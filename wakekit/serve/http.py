@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'WHOLE', 'SLOWEST_S', 'MOST_AT_ONCE', 'SLOWEST_BPS', 'TICKET_S', 'MOST_TICKETS', 'Problem', 'problem_response',
            'as_problem', 'install_problems', 'errors', 'Strict', 'Limits', 'Guard', 'matches', 'send_file',
-           'check_address', 'listening', 'run_app']
+           'check_address', 'listening', 'whole_message', 'quick_sockets', 'run_app']
 
 # %% ../../nbs/serve/38_http.ipynb #43020aac
 import asyncio, errno, ipaddress, json, logging, re, secrets, socket, threading, time
@@ -300,6 +300,32 @@ def listening(
     try: return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
     except OSError as e: raise WakekitError(f"cannot listen on {host}, port {port} ({e.strerror}): does another service do so? --port takes another one") from None
 
+# %% ../../nbs/serve/38_http.ipynb #d21cc5db
+def whole_message(
+    conn,       # `websockets.server.ServerProtocol`
+    data:bytes, # What has just been read
+)->bytes|None:  # The payload; None: let the library see
+    "A binary message that came in one piece"
+    if len(data) < 6 or data[0] != 0x82 or data[1] < 0x80 or conn.extensions or conn.state != 1: return None # FIN and binary; masked; OPEN
+    size, head = (data[1] & 127, 2) if data[1] < 0x80 + 126 else (int.from_bytes(data[2:4], "big"), 4)
+    if data[1] == 0xff or len(data) != head + 4 + size or getattr(conn, "current_size", getattr(conn, "cur_size", 0)) is not None: return None
+    inner = getattr(conn.parser, "gi_yieldfrom", None) # the library's parser waits between two frames, or within one?
+    if getattr(getattr(inner, "gi_yieldfrom", None), "__name__", "") != "at_eof": return None
+    from websockets.frames import apply_mask
+    return apply_mask(data[head + 4:], data[head:head + 4])
+
+def quick_sockets():
+    "A protocol for uvicorn that takes the short way where it may"
+    try: from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+    except ImportError: return "auto" # an older uvicorn
+    class QuickSockets(WebSocketsSansIOProtocol):
+        def data_received(self, data):
+            if (payload := whole_message(self.conn, data)) is None: return super().data_received(data)
+            self.curr_msg_data_type, self.frames = "bytes", [payload]
+            self.send_receive_event_to_app()
+    return QuickSockets
+
+# %% ../../nbs/serve/38_http.ipynb #aa21eaed
 def run_app(
     make,        # Makes the application, when the port is ours
     host:str,    # Address to listen on
@@ -315,5 +341,5 @@ def run_app(
         app, address = make(), f"http://{f'[{host}]' if ':' in host else host}:{taken.getsockname()[1]}"
         log.info("%s listens on %s", app.title, address)
         if ready: ready(address)
-        how = dict(log_level="warning", ws_per_message_deflate=False, ws_ping_interval=20, timeout_graceful_shutdown=3, server_header=False, limit_concurrency=5000, timeout_keep_alive=15, **how)
+        how = dict(log_level="warning", ws=quick_sockets(), ws_per_message_deflate=False, ws_ping_interval=20, timeout_graceful_shutdown=3, server_header=False, limit_concurrency=5000, timeout_keep_alive=15, **how)
         uvicorn.Server(uvicorn.Config(app, **how)).run(sockets=[taken])

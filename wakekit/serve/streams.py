@@ -26,7 +26,7 @@ def hear_together(
     "Let many detectors listen at once"
     out, groups = [None]*len(chunks), defaultdict(list)
     for k, (d, chunk) in enumerate(zip(detectors, chunks)):
-        several = isinstance(d._session.get_inputs()[0].shape[0], str) and len(chunk) + len(d._rest) < d.max_steps*d._step
+        several = d.together and len(chunk) + len(d._rest) < d.max_steps*d._step
         if several: groups[id(d._session), len(pcm := d._ready(chunk))].append((k, d, pcm))
         else: out[k] = _own_trouble(d.hear, chunk)
     for (_, n), group in groups.items():
@@ -190,8 +190,8 @@ def _tell(self,
     "What there is to say about new samples"
     out = []
     for ear, (smoothed, events) in zip(self.ears, heard):
-        about, step_s = dict(model=ear.served.name, version=ear.served.version), ear.detector.step_s
         smoothed, first, events = ear.heard(pcm, smoothed, events)
+        if events or self.scores: about, step_s = dict(model=ear.served.name, version=ear.served.version), ear.detector.step_s
         if pair := self.pairs.get(ear.served.name): out += [dict(type="compared", model=ear.served.name, shadow=pair.version, time_s=t, heard=who) for e in events for t, who in pair.add(ear.shadow, e.time_s)]
         if self.scores and not ear.shadow and len(smoothed): out.append(dict(type="scores", **about, start_s=round(first*step_s, 3), step_s=step_s, scores=[round(float(v), 4) for v in smoothed]))
         out += [dict(type="shadow" if ear.shadow else "event", **about, phrase=e.phrase, time_s=e.time_s, start_s=e.start_s, score=round(e.score, 4), threshold=e.threshold) for e in events]

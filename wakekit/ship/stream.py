@@ -156,6 +156,8 @@ def verifier_session(
 # %% ../../nbs/ship/30_stream.ipynb #bc33070b
 RECENT_FRAMES = 25 # Half a second: how far back the first look's best score counts
 
+def _highest(x): return max(x.tolist()) if len(x) <= 16 else float(x.max()) # a few numbers are faster in a list
+
 class SecondLook:
     "Asks the verifier while the first look is convinced, and until there were enough looks in a row"
     def __init__(self,
@@ -175,13 +177,13 @@ class SecondLook:
         self._convinced, self._logits = -self.hold_frames - 1, [] # step at which the first look was convinced last; of the latest looks
         self._ring, self._end = np.zeros(self.samples, self._kind), 0 # where the oldest sample lies
         self._seen = self._due = self.n_looks = 0
-        self._held, self.gate_score, self._recent = 0., 0., np.zeros(RECENT_FRAMES - 1)
+        self._held, self.gate_score, self._recent = 0., 0., [0.]*(RECENT_FRAMES - 1)
         self._smoother.reset()
 
     def _keep(self, x):
         "Remember the last samples"
         x = x[-self.samples:]
-        if self._kind is np.int16: x = np.minimum(np.rint(x*32768), 32767).astype(np.int16) # at least -1 already
+        if self._kind is np.int16: x = np.minimum(np.rint(y := x*32768, out=y), 32767, out=y).astype(np.int16) # at least -1 already
         n = min(len(x), self.samples - self._end)
         self._ring[self._end:self._end + n], self._ring[:len(x) - n] = x[:n], x[n:]
         self._end = (self._end + len(x))%self.samples
@@ -214,7 +216,7 @@ def _second_process(self,
 )->np.ndarray:         # Final scores, (steps,) float32; 0 where the first look is not convinced, nor was just before
     "Replace the scores of the first look by those of the second"
     smoothed, at = self._smoother.process(scores), self._seen + np.arange(len(scores))
-    if len(scores) and smoothed.max() < self.open_at and self._seen - self._convinced > self.hold_frames: return self._nothing(smoothed, pcm)
+    if len(scores) and _highest(smoothed) < self.open_at and self._seen - self._convinced > self.hold_frames: return self._nothing(smoothed.tolist(), pcm)
     convinced = np.maximum.accumulate(np.concatenate([[self._convinced], np.where(smoothed >= self.open_at, at, self._convinced)]))
     final, opened, i = np.zeros(len(scores), np.float32), np.flatnonzero(at - convinced[1:] <= self.hold_frames), 0
     recent, (fires, deaf, free) = np.concatenate([self._recent, smoothed]), firing or (math.inf, 0, -math.inf)
@@ -229,14 +231,14 @@ def _second_process(self,
             for step in opened[i:until].tolist(): free = step + deaf if step >= free else free
         i = until
     self._keep(pcm)
-    self._seen, self._recent, self._convinced = self._seen + len(scores), recent[-(RECENT_FRAMES - 1):], int(convinced[-1])
+    self._seen, self._recent, self._convinced = self._seen + len(scores), recent[-(RECENT_FRAMES - 1):].tolist(), int(convinced[-1])
     if len(scores): self.gate_score = float(smoothed[-1])
     return final
 
 def _nothing(self, smoothed, pcm):
     "Scores of zero, as most of the time: nothing to look at, now or from just before"
     self._keep(pcm)
-    self._seen, self._recent, self.gate_score = self._seen + len(smoothed), np.concatenate([self._recent, smoothed])[-(RECENT_FRAMES - 1):], float(smoothed[-1])
+    self._seen, self._recent, self.gate_score = self._seen + len(smoothed), (self._recent + smoothed)[-(RECENT_FRAMES - 1):], smoothed[-1]
     return np.zeros(len(smoothed), np.float32)
 
 SecondLook.process, SecondLook._nothing = _second_process, _nothing
@@ -264,6 +266,7 @@ class Detector:
         m = b.manifest
         self.graph = m["default_graph"] if graph is None else graph
         self._session = graph_session(b, self.graph)
+        self.together = isinstance(self._session.get_inputs()[0].shape[0], str) # Does the graph take several streams at once?
         self.phrase, self.step_s, self._step = b.phrase, b.step_s, m["step_samples"]
         second = m.get("verifier")
         self._second = SecondLook(b, compact) if second and verify else None
@@ -344,9 +347,11 @@ class Event:
     def _repr_markdown_(self): return f"**{self.phrase}** at {self.time_s:.2f} s (score {self.score:.2f}, threshold {self.threshold:.2f})"
 
 # %% ../../nbs/ship/30_stream.ipynb #d1c914ad
+_none = np.zeros(0, np.int64)
+
 def _triggers(self, smoothed):
     "Steps, counted since reset, at which these new smoothed scores fire"
-    if not len(smoothed) or smoothed.max() < self.threshold: return np.zeros(0, np.int64)
+    if not len(smoothed) or _highest(smoothed) < self.threshold: return _none
     first = self.n_steps - len(smoothed)
     deaf = min(max(self._free - first, 0), len(smoothed))
     steps = alarms(smoothed[deaf:], self.threshold, self.refractory_frames) + deaf + first

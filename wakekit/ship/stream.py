@@ -7,6 +7,7 @@ __all__ = ['SCHEMA_VERSION', 'RECENT_FRAMES', 'Bundle', 'graph_session', 'to_pcm
            'Event']
 
 # %% ../../nbs/ship/30_stream.ipynb #5ca90580
+import functools
 import hashlib
 import itertools
 import json
@@ -266,7 +267,6 @@ class Detector:
         m = b.manifest
         self.graph = m["default_graph"] if graph is None else graph
         self._session = graph_session(b, self.graph)
-        self.together = isinstance(self._session.get_inputs()[0].shape[0], str) # Does the graph take several streams at once?
         self.phrase, self.step_s, self._step = b.phrase, b.step_s, m["step_samples"]
         second = m.get("verifier")
         self._second = SecondLook(b, compact) if second and verify else None
@@ -286,6 +286,9 @@ class Detector:
         self._smoother.reset()
         if self._second: self._second.reset()
 
+    @functools.cached_property
+    def together(self)->bool: # Does the graph take several streams at once?
+        return isinstance(self._session.get_inputs()[0].shape[0], str)
     @property
     def gate_score(self)->float|None: # Smoothed score of the first look at the last step, for a live display; None where there is no second look
         return self._second.gate_score if self._second else None

@@ -10,7 +10,7 @@ if not shutil.which("curl") or not shutil.which("bash"): pytest.skip("needs curl
 
 PAGE = Path(__file__).parents[1]/"nbs"/"serve"/"48_examples.ipynb"
 CELLS = json.loads(PAGE.read_text(encoding="utf-8"))["cells"]
-CHANGES = ("uptime_s", "version", "digest", "title") # with the clock, with each release, with Python
+CHANGES = ("uptime_s", "version", "digest", "title", "streams") # with the clock, with each release, with Python, with the canary
 
 
 @dataclass

@@ -38,7 +38,7 @@ class EventOut(BaseModel):
     start_s:float
     peak_s:float
     end_s:float
-    score:float = Field(description="Highest smoothed score, 0 to 1")
+    score:float = Field(description="Highest smoothed score, 0 to 1; of a model with a second look the one that fired")
     threshold:float
 
 class DetectOut(BaseModel):

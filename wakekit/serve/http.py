@@ -8,7 +8,7 @@ __all__ = ['log', 'WHOLE', 'SLOWEST_S', 'MOST_AT_ONCE', 'SLOWEST_BPS', 'TICKET_S
            'check_address', 'listening', 'whole_message', 'quick_sockets', 'run_app']
 
 # %% ../../nbs/serve/38_http.ipynb #43020aac
-import asyncio, errno, ipaddress, json, logging, re, secrets, socket, threading, time
+import asyncio, errno, gc, ipaddress, json, logging, re, secrets, socket, threading, time
 from http import HTTPStatus
 from urllib.parse import urlsplit
 from fastapi import FastAPI, Request
@@ -342,4 +342,6 @@ def run_app(
         log.info("%s listens on %s", app.title, address)
         if ready: ready(address)
         how = dict(log_level="warning", ws=quick_sockets(), ws_per_message_deflate=False, ws_ping_interval=20, timeout_graceful_shutdown=3, server_header=False, limit_concurrency=5000, timeout_keep_alive=15, **how)
+        gc.collect()
+        gc.freeze() # what is there by now stays; looking for what can go is about the rest
         uvicorn.Server(uvicorn.Config(app, **how)).run(sockets=[taken])

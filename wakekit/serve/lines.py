@@ -32,7 +32,7 @@ class Line:
         count=None,    # Called with each event, those of shadows too
     ):
         self.socket, self.stream, self.scorer, self.count = socket, stream, scorer, count or (lambda m: None)
-        self.out, self.unsent, self.waits, self.why = [], 0, 0, "idle"
+        self.out, self.unsent, self.waits, self.why, self.reading = [], 0, 0, "idle", None
         self.some, self.room, self.done = asyncio.Event(), asyncio.Event(), asyncio.Event()
         scorer.join(stream, asyncio.get_running_loop(), self.tell, self._free)
     def tell(self,
@@ -110,7 +110,7 @@ def _stop(self,
 ):
     "End it from outside"
     self.why = why
-    self.reading.cancel()
+    if self.reading: self.reading.cancel()
 
 async def _run(self):
     "See a stream through; how it ended"
@@ -123,9 +123,11 @@ async def _run(self):
         if self.reading.cancelled(): return Closed(1008, self.why)
         over = self.reading.exception() if self.reading.done() else writing.exception()
         if isinstance(over, (WebSocketDisconnect, OSError)): return Closed(1000, "the client has left")
-        return over if isinstance(over, Closed) else Closed(1011, type(over).__name__)
+        return over.with_traceback(None) if isinstance(over, Closed) else Closed(1011, type(over).__name__)
     finally:
         for t in (writing, self.reading): t.cancel()
         with contextlib.suppress(BaseException): await asyncio.gather(writing, self.reading, return_exceptions=True)
+        self.reading = None
+        self.scorer.leave(self.stream)
 
 Line._wait, Line.finish, Line.stop, Line.run = _wait, _finish, _stop, _run

@@ -145,11 +145,16 @@ class Stream:
         self.pairs = {e.served.name: Pair(e.served.version) for e in self.ears if e.shadow}
         self.waiting, self.odd, self.busy, self.broken, self.code = deque(), b"", False, "", 1011
         self.bytes, self.taken, self.scored = 0, 0, 0 # the first is the event loop's, the others are the scoring thread's
-        self.seconds, self.events, self.last_fed, self.on_messages, self.on_room, self.ending, self.closed = 0., 0, time.monotonic(), None, None, False, False
+        self.seconds, self.events, self.last_fed, self.on_messages, self.on_room, self.ending, self.closed, self.gone = 0., 0, time.monotonic(), None, None, False, False, False
         self.resampler, self.waits = None, False # does its reader wait for room?
         if rate != SAMPLE_RATE:
             import soxr
             self.resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+
+    def let_go(self):
+        "Give back what is large: Python would find it late, as sockets, tasks and streams know each other"
+        self.ears, self.pairs, self.resampler, self.watch, self.on_messages, self.on_room = [], {}, None, None, None, None
+        self.waiting.clear()
 
     @property
     def n_waiting(self)->int: # Bytes
@@ -219,7 +224,7 @@ def work(
     "Score all that waits"
     out, ready = [None]*len(streams), []
     for k, s in enumerate(streams):
-        if s.closed: continue # it was queued once more while its end was scored
+        if s.closed or s.gone: continue # it was queued once more while its end was scored
         ending = s.ending # if so, all of it is there already
         pcm = _own_trouble(s.take, ending)
         if isinstance(pcm, Exception): out[k] = pcm
@@ -267,6 +272,12 @@ class Scorer:
         "Score what is left, and say `done`"
         stream.ending = True
         self.fed(stream)
+    def leave(self,
+        stream:Stream, # Whose client is gone, or knows everything
+    ):
+        "Let a stream go, when nothing of it is being scored any more"
+        stream.gone = True
+        self.queues[stream.thread].put([stream])
     def _hand_over(self, i):
         fresh, self.fresh[i] = self.fresh[i], []
         self.queues[i].put(fresh)
@@ -282,7 +293,9 @@ def _run(self, queue):
         try: told = work(fresh)
         except Exception as e: told = [e]*len(fresh)
         for s, out in zip(fresh, told):
-            with contextlib.suppress(RuntimeError): self._pass_on(s, out) # unless its loop is gone
+            if s.gone: s.let_go()
+            else:
+                with contextlib.suppress(RuntimeError): self._pass_on(s, out) # unless its loop is gone
 
 def _pass_on(self, stream, out):
     if isinstance(out, Exception):

@@ -9,7 +9,7 @@ __all__ = ['SAMPLE_RATE', 'WakekitError', 'AudioError', 'DatasetError', 'Setting
            'file_lock', 'in_notebook', 'progress', 'watch_progress']
 
 # %% ../nbs/00_core.ipynb #6b2a0815
-import contextlib, dataclasses, difflib, hashlib, importlib, importlib.util, io, json, math, os, shutil, sys, time, types, typing, uuid
+import contextlib, dataclasses, difflib, hashlib, importlib, importlib.util, io, json, math, os, re, shutil, sys, time, types, typing, uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,9 @@ def _items(value, hint, where):
 def _plain(value, hint, where):
     "`value` as the plain type `hint`"
     if dataclasses.is_dataclass(hint) and isinstance(value, dict): return hint.from_dict(value, where=where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool): return float(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        try: return float(value)
+        except OverflowError: raise ConfigError(f"{where} is too large a number") from None
     if hint is Path and isinstance(value, str): return Path(value)
     ok = isinstance(value, hint) and (hint is bool or not isinstance(value, bool)) if isinstance(hint, type) else True
     if not ok: raise ConfigError(f"{where} must be {_type_name(hint)}, not {type(value).__name__} ({value!r})")
@@ -104,7 +106,7 @@ def parse_value(
         return coerce([parse_value(t, item, where) for t in text.split(",") if t.strip()], hint, where)
     if hint is str: return text
     try: value = json.loads(text)
-    except ValueError: value = text
+    except ValueError: value = float(text) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", low) else text # .002, as people write it
     if isinstance(value, float) and value.is_integer() and _accepts(hint, int) and not _accepts(hint, float): value = int(value)
     if not isinstance(value, str) and _accepts(hint, str) and not any(_accepts(hint, t) for t in (int, float, bool)): value = text
     return coerce(value, hint, where)

@@ -30,7 +30,7 @@ def _plan(a):
     env = [f"{k}={v}" for k, v in s.train_overrides().items()]
     with as_usage() if a.preset else contextlib.nullcontext(): config = preset(s.preset, env)
     of_data = [t.strip().removeprefix("data.") for t in a.set if t.strip().startswith("data.")]
-    with as_usage(): config, data = (check_limits(c.override(of)) for c, of in ((config, [t for t in a.set if not t.strip().startswith("data.")]), (DataConfig(), of_data)))
+    with as_usage(): config, data = check_limits(config.override([t for t in a.set if not t.strip().startswith("data.")])), check_limits(DataConfig().override(of_data), "data.")
     if any(t.split("=")[0].strip() == "seed" for t in a.set): s = settings_of(a, seed=config.seed)
     return s, config, data
 

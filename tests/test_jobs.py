@@ -2,6 +2,7 @@
 import contextlib, json, os, shutil, signal, sqlite3, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
@@ -10,8 +11,8 @@ from wakekit.core import LockError, SettingsError
 from wakekit.data.interchange import Dataset
 from wakekit.env import Settings
 from wakekit.serve.events import SCHEMA, Database, DatabaseError, event, versions
-from wakekit.serve.jobs import Worker, in_background, place_of, real_device
-from wakekit.serve.queue import AGEING_S, JobError, LeaseLost, Queue, jobs
+from wakekit.serve.jobs import Child, Worker, gpu_memory, in_background, place_of, real_device
+from wakekit.serve.queue import AGEING_S, JobError, LeaseLost, Queue, jobs, tallies
 from wakekit.serve.work import freeze, plan_training
 from wakekit.ship.stream import Bundle
 
@@ -118,6 +119,71 @@ def test_a_job_that_kills_its_workers_is_given_up_and_one_that_gets_further_is_n
     assert queue.job(good.id).state == "running"
 
 
+def tallied(queue):
+    "{(what, kind, how): number}, whatever the durations were"
+    found = {}
+    for r in queue.db.rows(sa.select(tallies)): found[r["what"], r["kind"], r["how"]] = found.get((r["what"], r["kind"], r["how"]), 0) + r["n"]
+    return found
+
+def test_what_became_of_jobs_is_counted_by_all_workers_at_once(queue):
+    for _ in range(60): queue.enqueue("train", {})
+    def work(name):
+        while job := queue.claim(name):
+            if job.attempt == 1 and int(job.id, 16) % 2: queue.give_back(job, "killed", strike=True)
+            else: queue.finish(job, ("succeeded", "failed")[int(job.id, 16) % 3 == 0])
+    with ThreadPoolExecutor(6) as pool: list(pool.map(work, "abcdef"))
+    ids, found = [int(j.id, 16) for j in queue.jobs()], tallied(queue)
+    assert len(ids) == 60 and found == {k: v for k, v in {("lost", "train", "process"): sum(i % 2 for i in ids), ("ended", "train", "failed"): sum(i % 3 == 0 for i in ids), ("ended", "train", "succeeded"): sum(i % 3 != 0 for i in ids)}.items() if v}
+
+def test_every_way_to_end_is_counted_once(queue):
+    new = lambda: queue.claim("anna", queue.enqueue("train", {}) and 20)
+    held = new()
+    for _ in range(5):  # the fifth time is the last
+        queue.give_back(held, "killed", strike=True)
+        if queue.job(held.id).state == "queued": held = queue.claim("anna")
+    assert queue.job(held.id).state == "failed" and tallied(queue) == {("lost", "train", "process"): 5, ("ended", "train", "failed"): 1}
+    held = new()
+    for _ in range(5):
+        queue.renew(held, lease_s=-1)
+        held = queue.claim("ben") or held
+    assert queue.job(held.id).state == "failed" and tallied(queue) == {("lost", "train", "process"): 5, ("lost", "train", "lease"): 5, ("ended", "train", "failed"): 2}
+    held = new()
+    queue.cancel(held.id)
+    queue.give_back(held, "the worker stops")
+    lost = new()
+    queue.renew(lost, lease_s=-1)
+    queue.cancel(lost.id)
+    assert queue.claim("ben") is None
+    queue.cancel(queue.enqueue("train", {}).id)  # nobody ever had it
+    for stale in (held, lost):
+        with pytest.raises(LeaseLost): queue.finish(stale, "succeeded")
+    queue.give_back(given := new(), "the worker stops")  # in good order
+    assert queue.claim("ben").id == given.id
+    assert tallied(queue) == {("lost", "train", "process"): 5, ("lost", "train", "lease"): 6, ("ended", "train", "failed"): 2, ("ended", "train", "cancelled"): 2}
+
+def test_a_job_that_took_longer_than_any_bound_is_counted(queue):
+    queue.enqueue("train", {})
+    held = queue.claim("anna")
+    with queue.db.transaction() as t: t.execute(jobs.update().values(started=jobs.c.started - 400_000, queued=jobs.c.queued - 400_000))
+    queue.finish(held, "succeeded")
+    [row] = queue.db.rows(sa.select(tallies))
+    assert row["upto"] == float("inf") and 400_000 <= row["seconds"] < 400_100
+
+
+def test_numbers_for_prometheus_come_from_both_databases(queue):
+    from wakekit.serve.training import Underway, queue_numbers
+    for _ in range(3): queue.enqueue("train", {}, "kitchen")
+    queue.finish(queue.claim("anna"), "failed")
+    held = queue.claim("anna")
+    queue.renew(held, progress=dict(stage="training", fraction=.5), happened=[event("job.epoch", held.id, epoch=2, loss=.25)])
+    with queue.db.transaction() as t: t.execute(jobs.update().where(jobs.c.state == "queued").values(queued=jobs.c.queued - 500))
+    found = {name: values for name, _, values, _ in queue_numbers(queue)}
+    assert {k: n for k, n in found["jobs"].items() if n} == {("train", s): 1 for s in ("queued", "running", "failed")} and 500 <= found["queue_oldest_seconds"]["train",] < 600
+    assert sum(found["job_seconds"]["train", "failed"][1].values()) == 1 and not any(found["job_attempts_lost_total"].values())
+    [(key, about)] = Underway(queue).look().items()
+    assert key == (held.id, "train", "kitchen") and (about["loss"], about["fraction"]) == (.25, .5)
+
+
 def test_nobody_starves(queue):
     low = queue.enqueue("train", {}, priority=-10)
     for _ in range(3): queue.enqueue("train", {}, priority=10)
@@ -167,7 +233,6 @@ def test_following_a_long_job_reaches_its_end(queue):
 
 
 def test_going_back_twice_goes_back_once(tmp_path):
-    from types import SimpleNamespace
     from wakekit.core import read_json, write_json
     from wakekit.serve.registry import Registry
     from wakekit.serve.work import run_deployment
@@ -188,6 +253,59 @@ def test_going_back_twice_goes_back_once(tmp_path):
     assert next(r.version for r in releases(target) if r.current) == registry.version("m", 1)["version"]
     shutil.rmtree(tmp_path/"models"/"m"/"1")
     assert registry.promote("m", tmp_path/"b1")["current"] == 1 and Bundle.load(tmp_path/"models"/"m"/"1") and len(registry.about("m")["versions"]) == 2
+
+
+# ---- the memory of a GPU
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    "A tool of that name, which runs a few lines of shell; None: there is none"
+    if os.name == "nt": pytest.skip("needs a shell script that can be run")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    def says(code, mode=0o755):
+        (tmp_path/"nvidia-smi").write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{code}\n")
+        (tmp_path/"nvidia-smi").chmod(mode)
+    return says
+
+CSV = "2317, 81559" # MiB, as `--format=csv,noheader,nounits` prints them
+
+def test_memory_of_a_gpu_is_what_the_tool_says(nvidia_smi, tmp_path, monkeypatch):
+    assert gpu_memory("cuda") == {}  # no tool
+    nvidia_smi(f"echo $@ > {tmp_path}/asked; echo '{CSV}'")
+    assert gpu_memory("cuda:1") == dict(gpu_memory_mb=2430, gpu_memory_total_mb=85521)
+    asked = lambda: (tmp_path/"asked").read_text().split()
+    assert asked() == ["--id=1", "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]
+    for visible, device, id in (("3,5", "cuda:1", "5"), ("GPU-8f3c0f2a-11e8, GPU-77", "cuda", "GPU-8f3c0f2a-11e8"), ("", "cuda", "0"), ("2", "cuda:0", "2")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert gpu_memory(device) and asked()[0] == f"--id={id}"
+    (tmp_path/"asked").unlink()
+    assert gpu_memory("cpu") == gpu_memory("mps") == {} and not (tmp_path/"asked").exists()
+
+@pytest.mark.parametrize("code", ["echo '[N/A], [N/A]'", "echo '[Not Supported], [Not Supported]'", "echo No devices were found; exit 6", f"echo '{CSV}'; exit 9", f"echo '{CSV}'; echo '{CSV}'", "echo 2317 MiB, 81559 MiB", "printf '\\377'", "true", "kill -9 $$"])
+def test_a_tool_that_knows_nothing_tells_nothing(nvidia_smi, code):
+    nvidia_smi(code)
+    assert gpu_memory("cuda") == {}
+
+def test_a_tool_that_hangs_or_cannot_be_run_holds_nobody_up(nvidia_smi, tmp_path, monkeypatch):
+    monkeypatch.setattr("wakekit.serve.jobs.GPU_PATIENCE_S", .3)
+    nvidia_smi(f"echo $$ > {tmp_path}/pid; exec sleep 600")
+    assert gpu_memory("cuda") == {}
+    end = time.monotonic() + 30
+    while (pid := (tmp_path/"pid").exists() and (tmp_path/"pid").read_text().strip()) and psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE and time.monotonic() < end: time.sleep(.02)
+    assert not pid or not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+    (tmp_path/"nvidia-smi").write_bytes(b"\x7fELF of another machine")
+    assert gpu_memory("cuda") == {}
+
+def test_a_child_on_a_gpu_tells_its_memory(nvidia_smi, tmp_path, monkeypatch):
+    monkeypatch.setattr("wakekit.serve.jobs._RUN", "import time; time.sleep(600)")
+    nvidia_smi(f"echo '{CSV}'")
+    job = SimpleNamespace(id="0"*12, kind="train", dataset="kitchen", payload={})
+    for device, known in (("cuda:0", True), ("cpu", False)):
+        child = Child(job, tmp_path, tmp_path, dict(device=device))
+        try: uses = child.uses()
+        finally: child.kill()
+        assert uses["memory_mb"] > 0 and (uses.get("gpu_memory_mb") == 2430) == known
 
 
 # ---- the worker and its child

@@ -3,7 +3,9 @@ import asyncio, contextlib, gc, io, json, os, re, shutil, socket, subprocess, sy
 from urllib.parse import quote
 import numpy as np, psutil, pytest, soundfile as sf
 pytest.importorskip("fastapi")
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.websockets import WebSocketDisconnect
 from wakekit.core import file_lock
 from wakekit.data.interchange import Dataset
@@ -11,8 +13,9 @@ from wakekit.env import Settings
 from wakekit.serve import intake as intake_module, http as http_module, live
 from wakekit.serve.events import event
 from wakekit.serve.http import Guard, Limits
-from wakekit.serve.queue import place_of
-from wakekit.serve.training import create_app
+from wakekit.serve.leftovers import delete_job
+from wakekit.serve.queue import jobs, place_of
+from wakekit.serve.training import Service, create_app
 from wakekit.serve.uploads import Form
 from wakekit.ship.toy import toy_bundle
 
@@ -743,3 +746,143 @@ def test_a_dataset_that_another_process_works_on_holds_nobody_else_up(web):
         assert [upload(web, seed=k).status_code for k in range(2, 5)] == [201]*3 and not late
     waits.join(20)
     assert late == [201] and len(Dataset.open(web.app.state.service.root/"datasets"/"attic")) == 1
+
+
+# ---- numbers
+
+def numbers(s):
+    "What Prometheus makes of the page: {name: {labels in order of their names: value}}; it refuses what is wrong"
+    found = {}
+    for family in text_string_to_metric_families(s.metrics.text().decode()):
+        for n in family.samples:
+            mine, key = found.setdefault(n.name.removeprefix("wakekit_"), {}), tuple(v for _, v in sorted(n.labels.items()))
+            assert key not in mine, (n.name, key)
+            mine[key] = n.value
+    return found
+
+@pytest.fixture
+def busy(tmp_path):
+    "A service, nobody but the test at work, and jobs in all states"
+    s = Service(settings(tmp_path))
+    q = s.queue
+    for state in ("succeeded", "failed", "cancelled"):
+        q.enqueue("train", {}, "kitchen")
+        q.finish(q.claim("anna"), state)
+    q.enqueue("deploy", {})
+    held = q.claim("deployer", kinds=("deploy",))
+    q.give_back(held, "killed by signal 9", strike=True)
+    q.finish(q.claim("deployer", kinds=("deploy",)), "succeeded")
+    q.enqueue("train", {}, "attic")
+    q.renew(q.claim("anna"), lease_s=-1)
+    s.held = q.claim("ben")
+    waits = [q.enqueue("train", {}, "kitchen").id for _ in range(2)]
+    with s.db.transaction() as t: t.execute(jobs.update().where(jobs.c.id == waits[1]).values(queued=jobs.c.queued - 500))
+    q.cancel(q.enqueue("train", {}).id)  # nobody ever had it
+    yield s
+    s.close()
+
+def test_numbers_of_jobs_in_all_states(busy):
+    found = numbers(busy)
+    assert {k: v for k, v in found["jobs"].items() if v} == {("train", "queued"): 2, ("train", "running"): 1, ("train", "succeeded"): 1, ("train", "failed"): 1, ("train", "cancelled"): 2, ("deploy", "succeeded"): 1}
+    assert len(found["jobs"]) == 10 and 500 <= found["queue_oldest_seconds"]["train",] < 600 and found["queue_oldest_seconds"]["deploy",] == 0
+    assert found["job_attempts_lost_total"] == {("lease", "train"): 1, ("process", "train"): 0, ("lease", "deploy"): 0, ("process", "deploy"): 1}
+    assert {k: v for k, v in found["job_seconds_count"].items() if v} == {("train", "succeeded"): 1, ("train", "failed"): 1, ("train", "cancelled"): 1, ("deploy", "succeeded"): 1}
+    assert found["database_up"] == {(): 1} and found["workers"] == {(): 0} and "workers_alive" not in found
+
+def test_how_long_jobs_took(busy):
+    q, held = busy.queue, busy.held
+    def began(seconds, **then):
+        with busy.db.transaction() as t: t.execute(jobs.update().where(jobs.c.id == held.id).values({k: busy.db.now - v for k, v in then.items()} | {"started": busy.db.now - seconds}))
+    began(3000, queued=3100)
+    q.finish(held, "failed")
+    q.retry(held.id)
+    while (held := q.claim("anna")).dataset != "attic": pass
+    began(90_000, queued=45)  # the day before it was tried again does not count
+    q.finish(held, "succeeded")
+    found = numbers(busy)
+    count, total = (found["job_seconds_" + k] for k in ("count", "sum"))
+    assert count["train", "failed"] == 2 and 3000 <= total["train", "failed"] < 3060 and 45 <= total["train", "succeeded"] < 100
+    for state in ("failed", "succeeded", "cancelled"):
+        below = [v for (kind, le, s), v in sorted(found["job_seconds_bucket"].items(), key=lambda kv: float(kv[0][1])) if (kind, s) == ("train", state)]
+        assert below == sorted(below) and below[-1] == count["train", state]
+    assert [found["job_seconds_bucket"]["train", le, "failed"] for le in ("1800.0", "3600.0", "+Inf")] == [1, 2, 2]
+
+def test_numbers_of_jobs_under_way_and_no_others(busy):
+    s, id = busy, busy.held.id
+    labels = ("attic", id, "train")
+    say = lambda kind, **data: s.queue.renew(s.held, happened=[event(kind, id, "attic", **data)])
+    assert "job_loss" not in numbers(s)
+    s.queue.renew(s.held, progress=dict(stage="training", fraction=.25, seconds_left=None), happened=[event("job.epoch", id, "attic", epoch=k, loss=1/(k + 1)) for k in range(4)])
+    say("job.resources", cpu_percent=150, memory_mb=512)
+    found = numbers(s)
+    assert [found[n][labels] for n in ("job_progress", "job_epoch", "job_loss", "job_cpu_cores", "job_memory_bytes")] == [.25, 3, .25, 1.5, 512e6] and not {"job_left_seconds", "job_gpu_memory_bytes"} & set(found)
+    say("job.resources", cpu_percent=100, memory_mb=600, gpu_memory_mb=2430, gpu_memory_total_mb=85521)
+    say("job.epoch", epoch=4, loss=float("nan"))  # it has diverged
+    s.queue.renew(s.held, progress=dict(stage="training", fraction=.5, seconds_left=60))
+    found = numbers(s)
+    assert [found[n][labels] for n in ("job_progress", "job_left_seconds", "job_epoch", "job_memory_bytes", "job_gpu_memory_bytes")] == [.5, 60, 4, 600e6, 2430e6] and "job_loss" not in found
+    s.queue.renew(s.held, lease_s=-1)
+    while (again := s.queue.claim("carl")).id != id: pass
+    assert "job_memory_bytes" not in numbers(s) and numbers(s)["job_attempts_lost_total"]["lease", "train"] == 2  # what its last worker said is no more
+    s.queue.finish(again, "succeeded")
+    assert id not in s.metrics.text().decode() and not any(id == k for k in s.underway.said)
+
+def test_numbers_outlive_jobs_and_services(busy, tmp_path):
+    before = numbers(busy)
+    for job in busy.queue.jobs():
+        if job.state not in ("queued", "running"): delete_job(busy.queue, job.id, busy.root)
+    busy.db.forget(0)
+    other = Service(settings(tmp_path))
+    try: found = numbers(other)
+    finally: other.close()
+    assert sum(found["jobs"].values()) == 3 and all(found[k] == before[k] for k in ("job_attempts_lost_total", "job_seconds_count", "job_seconds_sum", "job_seconds_bucket"))
+
+def test_a_database_that_is_away_takes_only_its_own_numbers(busy):
+    path = busy.root/"wakekit.db"
+    before = numbers(busy)
+    busy.metrics.clips.labels("positive", "added").inc()
+    busy.db.close()  # the next look opens it again
+    assert not path.with_name(path.name + "-wal").exists()
+    path.rename(path.with_suffix(".aside"))
+    path.mkdir()
+    found = numbers(busy)
+    assert found["database_up"] == {(): 0} and found["clips_uploaded_total"] == {("positive", "added"): 1} and "info" in found and not {"jobs", "workers", "job_seconds_count", "last_event"} & set(found)
+    path.rmdir()
+    path.with_suffix(".aside").rename(path)
+    again = numbers(busy)
+    assert again["database_up"] == {(): 1} and again["jobs"] == before["jobs"]
+
+def test_numbers_cost_the_same_however_much_there_was(busy, monkeypatch):
+    rows, asked = busy.db.rows, []
+    def counted(query):
+        found = rows(query)
+        asked.append(len(found))
+        return found
+    monkeypatch.setattr(busy.db, "rows", counted)
+    def cost():
+        asked.clear()
+        numbers(busy)
+        return len(asked), sum(asked)
+    cost()
+    before = cost()
+    with busy.db.transaction() as t:
+        ended = dict(t.execute(sa.select(jobs).where(jobs.c.state == "succeeded", jobs.c.kind == "train")).mappings().first())
+        t.execute(jobs.insert(), [ended | dict(id=f"{i:012x}") for i in range(1000)])
+        busy.db.add_events(t, [event("job.epoch", busy.held.id, epoch=i, loss=.1) for i in range(500)] + [event("clip.added", dataset="kitchen", clip=f"{i:016x}") for i in range(2000)])
+    assert cost() == (before[0], before[1] + 500) and cost() == before  # read once, and never again
+    assert numbers(busy)["jobs"]["train", "succeeded"] == 1001 and numbers(busy)["job_epoch"]["attic", busy.held.id, "train"] == 499
+    plan = " ".join(r["detail"] for r in rows(sa.text("explain query plan select kind, state, count(*), min(queued) from jobs group by state, kind")))
+    assert "COVERING INDEX" in plan  # payloads are not looked at
+
+def test_the_page_of_numbers(web):
+    upload(web)
+    s = web.app.state.service
+    s.queue.here("anna", "cuda:1", kinds=["train"])
+    s.queue.here("ben", "cuda:1", kinds=["train", "deploy"])
+    r = web.get("/metrics")
+    assert r.status_code == 200 and r.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = {f.name: f for f in text_string_to_metric_families(r.text)}
+    assert [found["wakekit_" + n].type for n in ("jobs", "job_attempts_lost", "job_seconds", "http_requests")] == ["gauge", "counter", "histogram", "counter"] and all(f.documentation for f in found.values())
+    alive = {(n.labels["device"], n.labels["takes"]): n.value for n in found["wakekit_workers_alive"].samples}
+    assert (alive["cuda:1", "train"], alive["cuda:1", "deploy"]) == (2, 1)
+    assert {n.value for n in found["wakekit_workers"].samples} == {2}

@@ -7,10 +7,25 @@ __all__ = ['METHODS', 'Metrics']
 
 # %% ../../nbs/serve/39_metrics.ipynb #7cbd57ea
 import time
+from itertools import accumulate
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
 
 # %% ../../nbs/serve/39_metrics.ipynb #58a7b6cb
+def _family(name, help, values, labels):
+    "A gauge, a counter, or a histogram: (sum, {bound: how many lie between the one before and this})"
+    histogram = any(isinstance(v, tuple) for v in values.values())
+    made = (HistogramMetricFamily if histogram else CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily)(name, help, labels=labels)
+    for key, value in values.items():
+        if not histogram: made.add_metric(key, value)
+        else:
+            total, between = value
+            bounds = sorted({*between, float("inf")})
+            made.add_metric(key, [(floatToGoString(b), n) for b, n in zip(bounds, accumulate(between.get(b, 0) for b in bounds))], total)
+    return made
+
+# %% ../../nbs/serve/39_metrics.ipynb #38ac4dfa
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 class Metrics:
@@ -49,11 +64,7 @@ class Metrics:
     ):
         "Numbers that are looked up each time"
         class Asked:
-            def collect(_):
-                for name, help, values, labels in collect():
-                    family = GaugeMetricFamily(f"{self.prefix}_{name}", help, labels=labels)
-                    for key, value in values.items(): family.add_metric(key, value)
-                    yield family
+            def collect(_): return [_family(f"{self.prefix}_{name}", help, values, labels) for name, help, values, labels in collect()]
         self.registry.register(Asked())
 
     def text(self)->bytes:

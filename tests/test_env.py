@@ -1,5 +1,6 @@
 "Settings from careless hands, and a machine without torch"
 import os, subprocess, sys, textwrap
+from dataclasses import fields
 from pathlib import Path
 import pytest
 from wakekit.core import SettingsError
@@ -55,6 +56,34 @@ def test_a_file_above_is_found(tmp_path):
     env = {k: v for k, v in os.environ.items() if k != "WAKEKIT_SEED"}
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert got.stdout.strip() == "5", got.stderr
+
+
+SECRETS = [f for f in fields(Settings) if f.metadata["secret"]]
+
+def test_the_tokens_are_secrets(): assert {f.name for f in SECRETS} == {f.name for f in fields(Settings) if "token" in f.name or "password" in f.name} == {"api_token", "inference_token"}
+
+@pytest.mark.parametrize("f", SECRETS, ids=lambda f: f.name)
+def test_a_secret_is_read_and_nowhere_shown(tmp_path, f):
+    (tmp_path/".env").write_text(f"{f.metadata['env']}=hunter2\n", encoding="utf-8")
+    for s in (Settings.load(tmp_path/".env", {}), Settings.load("", {f.metadata["env"]: "hunter2"}), Settings.load("", {}, **{f.name: "hunter2"}), Settings(**{f.name: "hunter2"})):
+        assert getattr(s, f.name) == "hunter2" and f.name not in s.to_dict()
+        assert (s.row(f.name).value, s.row(f.name).resolved) == ("(set)", "(set)")
+        for shown in (repr(s), str(s), s.to_json(), s._repr_markdown_(), str(s.row(f.name)), str(s.to_dict())): assert "hunter2" not in shown
+
+
+def test_the_doctor_shows_no_secret():
+    for how in ("[]", "['--json']"):
+        out = python(f"""
+            import sys
+            sys.modules["torch"] = None
+            from wakekit.cli import main
+            main(["doctor", *{how}])
+        """, **{f.metadata["env"]: "hunter2" for f in SECRETS})
+        assert out.count("(set)") >= len(SECRETS) and "hunter2" not in out
+
+
+def test_the_model_servers_token_is_the_services_where_it_has_none_of_its_own():
+    for own, api, means in (("", "", ""), ("", "a", "a"), ("b", "", "b"), ("b", "a", "b")): assert Settings(api_token=api, inference_token=own).resolve("inference_token") == means
 
 
 def test_without_torch_everything_but_torch_resolves():

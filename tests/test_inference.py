@@ -1,8 +1,8 @@
 "The model server as others' clients see it, its client as others' servers treat it, and the same models laid out for Triton."
-import contextlib, gzip, hashlib, http.client, json, os, shutil, signal, socket, subprocess, sys, threading, time
+import contextlib, gzip, hashlib, http.client, json, logging, os, shutil, signal, socket, subprocess, sys, threading, time
 import numpy as np, pytest
 pytest.importorskip("fastapi")
-from wakekit.core import BundleError, read_json, write_json
+from wakekit.core import BundleError, ConfigError, read_json, write_json
 from wakekit.env import Settings
 from wakekit.serve import streams
 from wakekit.serve.inference import MOST_BYTES, create_app
@@ -44,7 +44,7 @@ def registered(home, *thresholds, current=None):
 def serving(root, store=None, **how):
     "(URL, service) of a model server in a thread"
     import uvicorn
-    app = create_app(Settings(models_dir=root, **{k: how.pop(k) for k in list(how) if k == "api_token"}), store, **how)
+    app = create_app(Settings(models_dir=root, **{k: how.pop(k) for k in list(how) if k in ("api_token", "inference_token")}), store, **how)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         thread = threading.Thread(target=server.run, args=([taken],), daemon=True)
@@ -246,6 +246,62 @@ def test_a_token(models):
         assert call(url, "GET", "/v2/models/kitchen") == (401, dict(error="this service asks for a token: send Authorization: Bearer <token>")) and call(url, "GET", "/metrics")[0] == 401
         with pytest.raises(Refused, match="asks for a token"): RemoteModels(url).models()
         assert set(RemoteModels(url, "secret").models()) == {"kitchen", "hall"}
+
+def test_the_model_server_has_a_token_of_its_own_where_one_is_set(models, tmp_path):
+    "Whoever may call the detection service may not load and unload its models"
+    with serving(models, api_token="for callers", inference_token="for graphs") as (url, _):
+        until(lambda: ready(url))
+        for token, status in (("for callers", 401), ("", 401), ("for graphs", 200)): assert call(url, "POST", "/v2/repository/models/hall/load", b"", {"Authorization": f"Bearer {token}"})[0] == status
+        settings = Settings(models_dir=tmp_path/"none", inference_url=url, api_token="for callers", inference_token="for graphs")
+        assert set(store_of(settings).refresh().served) == {"kitchen", "hall"}
+        store = store_of(settings.replace(inference_token="")).refresh()
+        assert not store.served and "401" in store.problems["none"] and "WAKEKIT_INFERENCE_TOKEN" in store.problems["none"]
+        assert "for callers" not in str(store.problems)
+
+@pytest.mark.parametrize("token", ["geheim-ü", "日本語 €", "x"*1000, "a:b=c;d,e"])
+def test_a_token_of_any_letters(models, token):
+    with serving(models, inference_token=token) as (url, _):
+        until(lambda: ready(url))
+        assert set(RemoteModels(url, token).models()) == {"kitchen", "hall"}
+        with pytest.raises(Refused, match="401"): RemoteModels(url, token + "x").models()
+
+@pytest.mark.parametrize("api, own, sent", [("for callers", "for graphs", b"Bearer for graphs"), ("for callers", "", b"Bearer for callers"), ("", "for graphs", b"Bearer for graphs"), ("", "", None)])
+def test_which_token_is_sent(tmp_path, odd, api, own, sent):
+    "In each request; and none to wherever a server points"
+    seen, elsewhere = [], odd(lambda s: None)
+    def points_elsewhere(s):
+        while found := request_of(s):
+            seen.append(next((l.partition(b": ")[2] for l in found[1].split(b"\r\n") if l.lower().startswith(b"authorization:")), None))
+            s.sendall(f"HTTP/1.1 307 x\r\nLocation: {elsewhere.url}/v2\r\nContent-Length: 0\r\n\r\n".encode())
+    store = store_of(Settings(models_dir=tmp_path/"none", inference_url=odd(points_elsewhere).url, api_token=api, inference_token=own))
+    for _ in range(2): assert "answers 307" in store.refresh().problems["none"]
+    assert seen == [sent]*2 and elsewhere.n == 0
+
+@pytest.mark.parametrize("url, warned", [("http://inference:8001", True), ("http://192.168.0.7:8001", True), ("http://[2001:db8::1]:8001", True), ("http://127.0.0.1.example:8001", True), ("http://localhost.example", True),
+                                         ("https://inference:8001", False), ("http://127.0.0.1:8001", False), ("http://127.9.8.7", False), ("http://[::1]:8001", False), ("http://LOCALHOST:8001", False)])
+def test_a_token_that_others_could_read_on_its_way(caplog, url, warned):
+    RemoteModels(url)
+    assert not caplog.records # there is nothing to read
+    RemoteModels(url, "for graphs")
+    assert [r.levelno for r in caplog.records] == [logging.WARNING]*warned and "for graphs" not in caplog.text
+    if warned: assert url in caplog.text and "use https, or a network" in caplog.text
+
+def test_the_warning_comes_once_and_the_token_goes_there_all_the_same(models, tmp_path, caplog):
+    with serving(models, inference_token="for graphs") as (url, _):
+        until(lambda: ready(url))
+        store = store_of(Settings(models_dir=tmp_path/"none", inference_url="http://inference.example:8001", inference_token="for graphs"))
+        store.on.server._line = ModelServer(url)._line # where that name leads
+        for _ in range(3): store.refresh()
+        served = store.get("kitchen")
+        assert times(Detector(served.bundle).detect(sound())) == times(Detector(models/"kitchen"/"2").detect(sound())) != []
+    assert caplog.text.count("use https") == 1 and "for graphs" not in caplog.text
+
+def test_what_cannot_be_a_token_or_an_address_is_refused_and_not_shown(tmp_path):
+    for token in ("hunter2\n", "hunter2\r\nX-Other: 1", "hunter2\0", "\thunter2"):
+        with pytest.raises(ConfigError, match="WAKEKIT_INFERENCE_TOKEN") as e: store_of(Settings(models_dir=tmp_path, inference_url="http://127.0.0.1:1", inference_token=token))
+        assert "hunter2" not in str(e.value)
+    with pytest.raises(ConfigError, match="no address of a model server.*WAKEKIT_INFERENCE_TOKEN") as e: ModelServer("http://me:hunter2@inference:8001")
+    assert "hunter2" not in str(e.value)
 
 def test_it_is_ready_when_its_models_are_warm(models):
     gate, store = threading.Event(), Store(models)
@@ -552,13 +608,13 @@ def test_a_dead_server_is_left_alone_and_tried_again(url, bundle, feeds, odd):
 
 def command(models, port, *more):
     code = "import sys\nfor m in ('torch', 'torchaudio', 'librosa', 'onnx', 'sqlalchemy'): sys.modules[m] = None\nimport wakekit.cli_detect\nfrom wakekit.cli_data import commands\nsys.exit(commands.run())"
-    return subprocess.Popen([sys.executable, "-c", code, "serve", "inference", "--models", str(models), "--port", str(port), *more], stderr=subprocess.PIPE, text=True, env={**os.environ, "WAKEKIT_API_TOKEN": ""})
+    return subprocess.Popen([sys.executable, "-c", code, "serve", "inference", "--models", str(models), "--port", str(port), *more], stderr=subprocess.PIPE, text=True, env={**os.environ, "WAKEKIT_API_TOKEN": "", "WAKEKIT_INFERENCE_TOKEN": ""})
 
 @contextlib.contextmanager
 def process(models, port, *more):
     p = command(models, port, *more)
-    threading.Thread(target=lambda: [said.append(l) for l in p.stderr], daemon=True).start()
     said = p.said = []
+    threading.Thread(target=lambda: [said.append(l) for l in p.stderr], daemon=True).start()
     try:
         until(lambda: ready(f"http://127.0.0.1:{port}") or p.poll() is not None)
         assert p.poll() is None, "".join(said)
@@ -567,12 +623,19 @@ def process(models, port, *more):
         p.kill()
         p.wait(30)
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as s: return s.getsockname()[1]
+@pytest.fixture
+def port():
+    "Where nobody listens, and which nobody else is given: on Linux a socket may be bound to it beside the one that listens"
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(("127.0.0.1", 0))
+        n = s.getsockname()[1]
+        if sys.platform != "linux": s.close()
+        yield n
 
-def test_a_server_that_restarts_in_the_middle_of_a_stream(models):
+def test_a_server_that_restarts_in_the_middle_of_a_stream(models, port):
     "Killed and started again: nothing of a stream is lost; with no patience it is told so, and goes on afterwards"
-    x, port = sound((1, 4, 7, 10), 12), free_port()
+    x = sound((1, 4, 7, 10), 12)
     expected = times(Detector(models/"kitchen"/"2").process(x))
     assert len(expected) == 4
     chunks = [x[i:i + 3200] for i in range(0, len(x), 3200)]

@@ -18,7 +18,7 @@ def _share_memory():
     with contextlib.suppress(Exception): ctypes.CDLL(None).mallopt(-8, 1) # M_ARENA_MAX; other systems have no such thing
 
 @command("serve detect", "Run the detection service: wake words of recordings and of live streams, over HTTP and WebSocket",
-         "wakekit serve detect\nwakekit serve detect --models kitchen.wake --port 8000\nWAKEKIT_INFERENCE_URL=http://inference:8001 wakekit serve detect\nWAKEKIT_API_TOKEN=secret wakekit serve detect --host 0.0.0.0 --pin kitchen=3",
+         "wakekit serve detect\nwakekit serve detect --models kitchen.wake --port 8000\nWAKEKIT_INFERENCE_URL=https://inference.example WAKEKIT_INFERENCE_TOKEN=other wakekit serve detect\nWAKEKIT_API_TOKEN=secret wakekit serve detect --host 0.0.0.0 --pin kitchen=3",
          arg("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1); others ask for a token"), arg("--port", type=int, default=8000, metavar="N", help="port (8000); 0: any that is free"),
          arg("--models", metavar="FOLDER", help="folder of models, or one bundle (WAKEKIT_MODELS_DIR)"), arg("--pin", default="", metavar="NAME=V", help="stay with a version; several with commas"),
          arg("--shadow", default="", metavar="NAME=V", help="versions that listen along and are compared in /metrics; nobody is told what they hear"),
@@ -36,7 +36,7 @@ def _serve_detect(a):
     _share_memory()
     s = settings_of(a)
     shadows = versions_of(a.shadow)
-    store = store_of(s, a.models, pins=versions_of(a.pin), most_others=max(4, len(shadows))).refresh()
+    with logs(s.log_format): store = store_of(s, a.models, pins=versions_of(a.pin), most_others=max(4, len(shadows))).refresh()
     monitor = Monitor(keep=s.resolve("logs_dir")/"monitor.npz")
     def make():
         app = create_app(s, store, monitor.watch, threads=a.threads, most=a.streams, shadows=shadows)
@@ -69,7 +69,7 @@ def _serve_inference(a):
     on = Providers(a.provider or ("cuda" if device == "cuda" else "cpu"), int(gpu or 0), a.fp16, s.resolve("logs_dir")/"tensorrt" if a.provider == "tensorrt" else "")
     store = Store(a.models or s.resolve("models_dir"), versions_of(a.pin), on=on, most_others=a.others)
     def ready(address): say(f"the model server: {address}/docs\nits models: {store.root}\na detection service uses it with WAKEKIT_INFERENCE_URL={address}\nCtrl-C stops it")
-    run_app(lambda: create_app(s, store, a.threads), a.host, a.port, s.api_token, ready)
+    run_app(lambda: create_app(s, store, a.threads), a.host, a.port, s.resolve("inference_token"), ready)
 
 # %% ../nbs/58_cli_detect.ipynb #50a2f72e
 @command("triton", "Write the models as NVIDIA's Triton reads them, so that it can take the place of wakekit serve inference",

@@ -209,6 +209,7 @@ class Settings(Config):
     api_token:str = _setting("WAKEKIT_API_TOKEN", "", "Token that the services ask for; empty: none", secret=True)
     max_upload_mb:int = _setting("WAKEKIT_MAX_UPLOAD_MB", 200, "Largest request with recordings that the services take, MB")
     inference_url:str = _setting("WAKEKIT_INFERENCE_URL", "", "Model server behind the detection service; empty: in its own process")
+    inference_token:str = _setting("WAKEKIT_INFERENCE_TOKEN", "", "Token that the model server asks for and the detection service sends to it; empty: WAKEKIT_API_TOKEN", secret=True)
     log_format:str = _setting("WAKEKIT_LOG_FORMAT", "text", "Logs of the detection service: text for people, json with one object per line", ("text", "json"))
     canary_dir:str = _setting("WAKEKIT_CANARY_DIR", "", "Clips that the detection service plays to itself every hour: a folder for each model, in it calls, and others in negative/; empty: only a sound without voices")
     npm_registry:str = _setting("WAKEKIT_NPM_REGISTRY", "", "Where wakekit web fetches onnxruntime-web from; empty: what npm is told, else its public registry")
@@ -308,6 +309,7 @@ def _resolve(self,
         compile=lambda v: "on" if resolve_compile(v, self.device) else "off",
         dist_backend=lambda v: resolve_dist_backend(v, self.device), mp_start=lambda v: resolve_mp_start(v, self.device),
         training_dir=lambda v: (v or self.data_dir/("wake-training" if self._sources.get("data_dir") == "container" else "")).expanduser().resolve(),
+        inference_token=lambda v: v or self.api_token,
         database_url=lambda v: v or f"sqlite:///{self.resolve('training_dir').as_posix()}/wakekit.db")
     if name in flags: return flags[name](value)
     return value.expanduser().resolve() if isinstance(value, Path) else value

@@ -1,11 +1,11 @@
 "What the monitor says of a real service: to a real Prometheus, to people and to the log; and what it does when things break."
-import contextlib, io, json, logging, re, shutil, socket, subprocess, sys, threading, time, urllib.error, urllib.parse, urllib.request
+import contextlib, io, json, logging, re, shutil, signal, socket, subprocess, sys, threading, time, urllib.error, urllib.parse, urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest
 pytest.importorskip("fastapi")
 import uvicorn
-from wakekit.core import write_json
+from wakekit.core import jsonable, write_json
 from wakekit.data.audio import save_audio
 from wakekit.env import Settings
 from wakekit.serve import canary as canary_module, monitor as module
@@ -177,13 +177,52 @@ def test_a_threshold_set_by_hand_is_the_one_that_counts(tmp_path):
 
 # ---- what is compared
 
+def held_out(*recordings, used=None):
+    "What `reference` needs of held-out material: recordings in one file, of which some belong to it"
+    lengths = np.array([len(x) for x in recordings])
+    which = list(range(len(recordings)) if used is None else used)
+    return SimpleNamespace(background=SimpleNamespace(pcm=np.concatenate(recordings), starts=(np.cumsum(lengths) - lengths)[which], lengths=lengths[which]))
+def heard_scores(n=1000): return SimpleNamespace(heard=SimpleNamespace(scores=np.random.default_rng(0).random(n)))
+
 def test_the_bins_are_those_that_export_writes():
     pytest.importorskip("torch")
     from wakekit.ship.export import reference
+    noise = np.random.default_rng(0).standard_normal(31*SR)
+    soft, loud = (30*noise[:30*SR + SR//2]).astype(np.int16), (3000*noise[:30*SR]).astype(np.int16) # a second that began in one and ended in the other would be full of SNR
+    told = reference(heard_scores(), held_out(soft, loud))
+    for feature, h in told.items(): assert np.allclose(h["edges"], EDGES[feature]) and len(h["counts"]) == len(EDGES[feature]) - 1
+    assert set(told) == set(EDGES) and sum(told["score"]["counts"]) == 1000
+    assert told["snr_db"]["counts"][0] == sum(told["snr_db"]["counts"]) == 60 and np.flatnonzero(told["level_dbfs"]["counts"]).tolist() == [9, 16]
+    assert np.flatnonzero(reference(heard_scores(), held_out(soft, loud, used=[0]))["level_dbfs"]["counts"]).tolist() == [9] # the other one was not held out
+
+def test_what_export_measures_is_what_live_streams_are_measured_by(served, tmp_path):
+    pytest.importorskip("torch")
+    from wakekit.ship.export import reference, whole_seconds
     rng = np.random.default_rng(0)
-    told = reference(SimpleNamespace(heard=SimpleNamespace(scores=rng.random(1000))), SimpleNamespace(background=SimpleNamespace(pcm=(300*rng.standard_normal(60*SR)).astype(np.int16))))
-    for feature, h in told.items():
-        assert np.allclose(h["edges"], EDGES[feature]) and len(h["counts"]) == len(EDGES[feature]) - 1
+    parts = [np.clip(rng.standard_normal(SR)*g*(1 + h*(np.arange(SR)%4000 < 800)), -32768, 32767).astype(np.int16) for g in (0, .3, 1, 30, 900) for h in (0, 20, 5000)]
+    valid = held_out(*parts)
+    told, tap = reference(heard_scores(), valid), Tap(m := Monitor(every_s=1.), 1.)
+    for x in whole_seconds(valid.background): tap(served, np.zeros(50), x, [])
+    sound = m.sound_of("hall")
+    sound.fold()
+    assert sound.level_total.tolist() == told["level_dbfs"]["counts"].tolist() and sound.snr_total.tolist() == told["snr_db"]["counts"].tolist()
+    b = Bundle.load(toy_bundle(tmp_path/"b"))
+    write_json(b.path/"reference.json", jsonable(told)) # as export does
+    assert {f: c.tolist() for f, c in reference_of(b).items()} == {f: h["counts"].tolist() for f, h in told.items()}
+    assert 0 < sound.level_total.sum() < sound.quality.last(1, time.time())[SECONDS] == len(parts) # silence has no level
+
+def test_drift_of_snr_is_judged_against_the_bundle_where_it_tells_of_it(tmp_path):
+    quiet, noisy = ({f: dict(edges=EDGES[f].tolist(), counts=[9*(k == at) for k in range(20)]) for f, at in (("score", 0), ("level_dbfs", 12), ("snr_db", bin_))} for bin_ in (6, 1))
+    def told(content):
+        b = warm("hall", "1", toy_bundle(tmp_path/"b"))
+        write_json(b.bundle.path/"reference.json", content)
+        m = Monitor(every_s=1.)
+        m.heard_of(b).values.append(.01)
+        m.sound_of("hall").facts.extend([(-45., 19., 0, False)]*200)
+        return {s.feature: s.psi for s in m.judge(fresh=True)["hall"]["shifts"] if (s.against, s.hours) == ("bundle", 24)}
+    assert told(quiet)["snr_db"] < .01 and told(noisy)["snr_db"] > 1 and told(noisy)["level_dbfs"] < .01
+    old = told({f: h for f, h in noisy.items() if f != "snr_db"}) # as exported until now
+    assert set(old) == {"score", "level_dbfs"} and old["level_dbfs"] < .01
 
 def test_a_bundle_that_promises_is_believed_and_one_that_lies_is_not(tmp_path):
     b = Bundle.load(toy_bundle(tmp_path/"b"))
@@ -227,6 +266,7 @@ def test_a_restart_knows_the_week_and_finds_the_gain_that_was_lost(served, tmp_p
     m = Monitor(every_s=1., clock=lambda: now[0], keep=keep)
     lived(m, served, now, 7*24 + 10)
     m.save()
+    m.release()
     unlike = lambda m: {(s.feature, s.hours) for s in m.judge(fresh=True)["hall"]["shifts"] if s.against == "usual" and s.psi >= 1}
     assert unlike(m) == set()
     again = Monitor(every_s=1., clock=lambda: now[0], keep=keep).load()
@@ -248,11 +288,124 @@ def test_a_state_that_cannot_be_read_is_no_end(served, tmp_path, caplog, content
     m = Monitor(keep=keep).load()
     m.watch(served, np.full(50, .1), np.ones(800, np.int16), [])
     m.save()
-    assert len(Monitor(keep=keep).load().stored) == 2 # scores and counts; no second of sound was whole
+    m.release()
+    again = Monitor(keep=keep).load()
+    assert len(again.stored) == 2 # scores and counts; no second of sound was whole
+    again.release()
     keep.unlink()
     keep.mkdir() # a folder where the file should be
     m.save()
     assert "cannot be written" in caplog.text
+
+def version(served, name, k): return SimpleNamespace(name=name, version=str(k), digest=f"{name}-{k}", bundle=served.bundle, options={}, about=served.about)
+def listened(m, *models):
+    for x in models: m.watch(x, np.full(50, .1), np.full(SR, 300, np.int16), [])
+def in_file(keep):
+    "(kind, digest or name) of each history in the file"
+    with np.load(keep) as z: return [tuple(k.split("/", 1)) for k, *_ in json.loads(str(z["about"]))]
+
+def test_years_of_models_that_come_and_go_are_not_kept(served, tmp_path):
+    now, m, keep, sizes = [0.], None, tmp_path/"monitor.npz", []
+    for week in range(40): # a version each week, a name for each season, a restart now and then
+        if week%5 == 0:
+            if m: m.save(), m.release()
+            m = Monitor(every_s=1., clock=lambda: now[0], keep=keep).load()
+        live, gone = version(served, "hall", week), version(served, f"season {week//13}", 0)
+        m.service = SimpleNamespace(lines=[], store=SimpleNamespace(served={x.name: x for x in (live, gone)}))
+        for _ in range(3):
+            listened(m, live, gone)
+            now[0] += 7*86_400/3
+            m.judge(fresh=True)
+        sizes.append((len(m.heard), len(m.sounds), len(m.totals), len(m.stored), len(in_file(keep))))
+    assert np.all(np.max(sizes, 0) <= [4, 3, 4, 4, 17]) # two weeks of versions, two seasons
+    m.save()
+    names = {w for _, w in in_file(keep)}
+    assert {"hall", "hall-39", "season 3", "season 3-0"} <= names and not names & {"hall-37", "season 1", "season 1-0"}
+    assert m.heard["hall-39"].scores.last(24, now[0] - 7*86_400/3).sum() == 50
+
+def test_a_model_that_is_served_is_never_forgotten_and_one_that_comes_back_is_counted(served):
+    now = [0.]
+    m = Monitor(every_s=1., clock=lambda: now[0])
+    a, b = version(served, "hall", 1), version(served, "den", 1)
+    m.service = SimpleNamespace(lines=[], store=SimpleNamespace(served={"hall": a}))
+    listened(m, a, b)
+    now[0] = 400*86_400. # a house that nobody lives in
+    m.judge(fresh=True)
+    now[0] += 60 # what was still to be folded counts as then
+    m.judge(fresh=True)
+    assert set(m.heard) == {a.digest, b.digest}
+    now[0] += 9*86_400
+    m.judge(fresh=True)
+    assert set(m.heard) == {a.digest} and set(m.sounds) == {"hall"} and set(m.totals) == {("hall", "1")}
+    listened(m, b, a, b, a) # through the tap that knew both, and measures what the first one is given
+    m.judge(fresh=True)
+    assert m.heard[b.digest].totals.seconds == 2. and m.sounds["den"].level_total.sum() > 0
+
+def test_versions_that_never_come_back_do_not_pile_up_in_the_file(served, tmp_path):
+    now, keep = [1.8e9], tmp_path/"monitor.npz"
+    for k in range(12): # a restart with another version, each hour
+        m = Monitor(every_s=1., clock=lambda: now[0], keep=keep).load()
+        m.service = SimpleNamespace(lines=[], store=SimpleNamespace(served={n: version(served, n, k) for n in ("hall", "den")}))
+        listened(m, version(served, "hall", k), version(served, "den", k))
+        m.save()
+        m.release()
+        now[0] += 3600
+    kept = {w for kind, w in in_file(keep) if kind == "scores"}
+    assert kept == {f"{n}-{k}" for n in ("hall", "den") for k in range(12 - module.VERSIONS, 12)}
+    now[0] += 9*86_400
+    assert Monitor(clock=lambda: now[0], keep=keep).load().stored == {}
+
+def test_a_file_of_before_is_read(served, tmp_path):
+    now, keep = 1.8e9, tmp_path/"monitor.npz"
+    rows = np.zeros_like(History(20).rows)
+    rows[int(now//module.SLOT_S)%len(rows), 3] = 777
+    keys = [f"scores/{c}{served.digest[1:]}" for c in "ABCDEFG"] + [f"scores/{served.digest}"]
+    np.savez(keep, about=json.dumps([[k, int(now//module.SLOT_S)] for k in keys]), **{f"rows{i}": rows for i in range(len(keys))})
+    m = Monitor(clock=lambda: now, keep=keep).load()
+    assert m.heard_of(served).scores.last(1, now)[3] == 777 and len(m.stored) == 7 # without names, none is held against another
+
+def test_of_two_services_with_one_folder_the_second_leaves_the_file_alone(served, tmp_path, caplog):
+    now, keep = [1.8e9], tmp_path/"logs"/"monitor.npz"
+    first, second = (Monitor(every_s=1., clock=lambda: now[0], keep=keep) for _ in range(2))
+    first.load()
+    listened(first, version(served, "hall", 1))
+    first.save()
+    was = keep.read_bytes()
+    second.load()
+    assert caplog.text.count("belongs to another service") == 1
+    for _ in range(3):
+        listened(second, version(served, "den", 1))
+        now[0] += 1000
+        assert "den" in second.judge(fresh=True) # it works, and would write
+    second.save()
+    second.release() # what it never had
+    assert keep.read_bytes() == was and caplog.text.count("belongs to another service") == 1
+    listened(first, version(served, "hall", 1))
+    first.save()
+    assert {w for _, w in in_file(keep)} == {"hall", "hall-1"} and keep.read_bytes() != was
+    first.release()
+    assert {k.split("/")[1] for k in Monitor(keep=keep, clock=lambda: now[0]).load().stored} == {"hall", "hall-1"}
+
+def test_a_service_that_was_killed_leaves_the_file_to_the_next(served, tmp_path, caplog):
+    keep = tmp_path/"monitor.npz"
+    code = f"import time; from wakekit.serve.monitor import Monitor; m = Monitor(keep={str(keep)!r}).load(); m.save(); print(m.keep, flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline().strip() == str(keep)
+            assert Monitor(keep=keep).load().keep is None
+            other.send_signal(signal.SIGKILL)
+            other.wait(60)
+            assert Monitor(keep=keep).load().keep == keep
+        finally: other.kill()
+
+def test_two_running_services_in_one_folder_of_logs(served, tmp_path, caplog):
+    keep = tmp_path/"monitor.npz"
+    with running(tmp_path, keep=keep) as (address, s):
+        play(address, "hall", sound(), pace=0.)
+        with running(tmp_path, keep=keep) as (other, _): assert play(other, "hall", sound(), pace=0.).events == 2
+        assert not keep.exists() # the second one is gone, and has written nothing
+    assert ("scores", s.store.served["hall"].digest) in in_file(keep)
+    with running(tmp_path, keep=keep) as (_, s): assert s.monitor.keep == keep and s.monitor.stored # a stop gives it back
 
 
 # ---- the canary
@@ -400,6 +553,7 @@ def lively(served, clips, tmp_path):
     write_json(tmp_path/"models"/"hall"/"reference.json", {f: dict(edges=EDGES[f].tolist(), counts=[100]*20) for f in EDGES})
     m.keep, begun, clip = tmp_path/"week.npz", time.time(), (clips/"hall"/"0.wav").read_bytes()
     m.save()
+    m.release()
     with running(tmp_path, clips, keep=m.keep, clock=lambda: then + time.time() - begun) as (address, s):
         play(address, "hall", sound(), pace=0.)
         get(address + "/monitor/canary", b"")

@@ -118,7 +118,8 @@ class Service:
         self.seconds = Histogram("wakekit_detect_seconds", "Decoding and scoring a recording, s", buckets=(.0001, .0003, .001, .003, .01, .03, .1, .3, 1), registry=registry)
         self.heard = Counter("wakekit_stream_audio_seconds_total", "Sound that streams sent, s", registry=registry)
         self.waits = Counter("wakekit_stream_waits_total", "Times that a stream was ahead of its scoring and had to wait", registry=registry)
-        self.closed = Counter("wakekit_streams_closed_total", "Streams that ended, by code", ("code",), registry=registry)
+        self.closed = Counter("wakekit_streams_closed_total", "Streams that ended or were refused, by code", ("code",), registry=registry)
+        for code in (1000, 1003, 1008, 1009, 1011, 1013): self.closed.labels(str(code)) # from zero, so that the first one is an increase
         self.shadow_events = Counter("wakekit_shadow_detections_total", "Wake words that a shadow heard, and nobody was told of", ("model", "version"), registry=registry)
         self.compared = Counter("wakekit_compared_calls_total", "Calls that the live model, its shadow or both have heard", ("model", "shadow", "heard"), registry=registry)
         self.shadows, self.shadowed = dict(shadows or {}), {}
@@ -236,7 +237,10 @@ def stream_routes(
         try:
             if len(s.lines) >= s.most: raise Closed(1013, f"{s.most} streams are open already: try again later")
             stream = Stream(s.store.select(model), rate, scores, s.watch, [x for x in s.shadowed.values() if x])
-        except (Closed, WakekitError) as e: return await socket.close(getattr(e, "code", 1008), str(e)[:120])
+        except (Closed, WakekitError) as e:
+            code = getattr(e, "code", 1008)
+            s.closed.labels(str(code)).inc()
+            return await socket.close(code, str(e)[:120])
         line = Line(socket, stream, s.scorer, s.count)
         line.tell([dict(type="hello", rate=rate, models=[e.served.about() for e in stream.ears if not e.shadow])])
         s.lines.add(line)

@@ -7,12 +7,13 @@ __all__ = ['log', 'VERSIONS', 'JUDGE_S', 'CLIPS', 'NAMES', 'WINDOW', 'Monitor', 
 
 # %% ../../nbs/serve/45_monitor.ipynb #bb0333f1
 import asyncio, contextlib, io, json, logging, math, threading, time
+from pathlib import Path
 from typing import Any
 import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from ..core import SAMPLE_RATE, atomic_write, jsonable
+from ..core import SAMPLE_RATE, LockError, atomic_write, file_lock, jsonable
 from .canary import Busy
-from .drift import CHANGED, EDGES, UNLIKE, History, rate_of, shifts_of
+from .drift import CHANGED, DAYS, EDGES, SLOT_S, UNLIKE, History, rate_of, shifts_of
 from .http import Problem, errors
 from .taps import CLIPPED_N, DEAD_S, SAMPLES, SECONDS, SILENT_S, Heard, Sound, Tap, Totals
 
@@ -28,7 +29,7 @@ class Monitor:
     ):
         self.every_s, self.pause, self.keep, self.clock = every_s, int((every_s - 1)*SAMPLE_RATE), keep, clock
         self.heard, self.sounds, self.totals, self.service, self.canary, self.n_taps = {}, {}, {}, None, None, 0
-        self.lock, self.judged, self.words, self.stored, self.saved = threading.RLock(), None, {}, {}, clock()
+        self.lock, self.judged, self.words, self.stored, self.saved, self.held = threading.RLock(), None, {}, {}, clock(), None
         self.anyone = Tap(self)
 
     def watch(self,
@@ -56,8 +57,13 @@ def _heard_of(self,
         h = Heard(served, self.totals.setdefault((served.name, served.version), Totals()), self.clock)
         for what in ("scores", "counts"): self._restore(getattr(h, what), what, served.digest)
         self.heard[served.digest] = h
-        for old in sorted((o for o in self.heard.values() if o.name == served.name), key=lambda o: o.used)[:-VERSIONS]: del self.heard[old.digest]
+        for old in sorted((o for o in self.heard.values() if o.name == served.name), key=lambda o: o.used)[:-VERSIONS]: self._drop(old.digest)
         return h
+
+def _drop(self, digest):
+    "Let go of a version; a stream that meets it again asks for it again"
+    del self.heard[digest]
+    for t in (*self.taps(), self.anyone): t.ears = {d: e for d, e in t.ears.items() if d != digest}
 
 def _sound_of(self,
     name:str, # Of a model
@@ -70,14 +76,41 @@ def _sound_of(self,
         return self.sounds[name]
 
 def _restore(self, history, what, key):
-    if (kept := self.stored.pop(f"{what}/{key}", None)) is not None: history.rows, history.slot = kept
+    if (kept := self.stored.pop(f"{what}/{key}", None)) is not None: history.rows, history.slot, _ = kept
 
 def _taps(self)->list: # Of streams that are open
     "Who listens in"
     found = [l.stream.watch for l in list(self.service.lines)] if self.service else [self.anyone]
     return [t for t in found if isinstance(t, Tap)]
 
-Monitor.heard_of, Monitor.sound_of, Monitor._restore, Monitor.taps = _heard_of, _sound_of, _restore, _taps
+Monitor.heard_of, Monitor.sound_of, Monitor._drop, Monitor._restore, Monitor.taps = _heard_of, _sound_of, _drop, _restore, _taps
+
+# %% ../../nbs/serve/45_monitor.ipynb #fd058e82
+def _forget(self):
+    "Let go of what nobody has used for eight days"
+    with self.lock:
+        since, served = self.clock() - DAYS*86_400, {m.digest for m in list(self.service.store.served.values())} if self.service else set()
+        for digest in [d for d, h in self.heard.items() if h.used < since and d not in served]: self._drop(digest)
+        for name in self.sounds.keys() - {h.name for h in self.heard.values()}:
+            del self.sounds[name]
+            for t in (*self.taps(), self.anyone): t.sounds = {n: x for n, x in t.sounds.items() if n != name}
+        versions = {(h.name, h.version) for h in self.heard.values()}
+        for key in [k for k, t in self.totals.items() if t.used < since and k not in versions]: del self.totals[key]
+        self.stored = self._lately(since)
+
+def _lately(self, since):
+    "Of what was stored: histories that are not empty, and of each name the newest versions"
+    known, out = {}, {}
+    for h in self.heard.values(): known.setdefault(h.name, set()).add(h.digest)
+    for key, (rows, slot, name) in sorted(self.stored.items(), key=lambda x: -x[1][1]):
+        what, _, whose = key.partition("/")
+        digests = known.setdefault(name, set()) if what in ("scores", "counts") else {whose}
+        if slot < since//SLOT_S or (whose not in digests and len(digests) >= VERSIONS): continue
+        digests.add(whose)
+        out[key] = rows, slot, name
+    return out
+
+Monitor.forget, Monitor._lately = _forget, _lately
 
 # %% ../../nbs/serve/45_monitor.ipynb #949d4838
 JUDGE_S = 20. # A judgement is good for, s
@@ -90,6 +123,7 @@ def _judge(self,
         now = self.clock()
         if self.judged and not fresh and 0 <= now - self.judged[0] < JUDGE_S: return self.judged[1]
         for x in (*self.heard.values(), *self.sounds.values()): x.fold()
+        self.forget()
         current = {n: m.digest for n, m in list(self.service.store.served.items())} if self.service else {h.name: d for d, h in self.heard.items()}
         out = {n: self._judge_locked(self.heard[d], self.sounds.get(n), now) for n, d in current.items() if d in self.heard}
         self.judged = now, out
@@ -145,29 +179,54 @@ def _dead(self)->int: # Streams
 Monitor.found, Monitor._tell, Monitor.dead = _found, _tell, _dead
 
 # %% ../../nbs/serve/45_monitor.ipynb #90519aa8
+def _own(self)->bool: # Is there a file, and is it ours?
+    "Take the lock of `keep`; who does not get it has no file from then on"
+    if not self.keep or self.held: return bool(self.keep)
+    held = contextlib.ExitStack()
+    try: held.enter_context(file_lock(Path(self.keep).with_name(f".{Path(self.keep).name}.lock"), timeout_s=0))
+    except LockError:
+        log.warning("%s belongs to another service that runs: what is usual here is kept in memory only and will be learnt anew after a restart. Give each service a logs_dir of its own (WAKEKIT_LOGS_DIR)", self.keep)
+        self.keep = None
+    except OSError: pass # nothing can be written there, as `save` will say
+    else: self.held = held
+    return bool(self.keep)
+
+def _release(self):
+    "Let another service have the file"
+    with self.lock:
+        if self.held: self.held.close()
+        self.held = None
+
+Monitor.own, Monitor.release = _own, _release
+
+# %% ../../nbs/serve/45_monitor.ipynb #1cbed3fb
 def _save(self):
     "Write the histograms to `keep`"
     with self.lock:
         self.saved = self.clock()
+        if not self.own(): return
         for x in (*self.heard.values(), *self.sounds.values()): x.fold()
-        kept = {f"{what}/{h.digest}": getattr(h, what) for h in self.heard.values() for what in ("scores", "counts")}
-        kept |= {f"{what}/{name}": getattr(s, what) for name, s in self.sounds.items() for what in ("levels", "snrs", "quality")}
-        kept = {k: (h.rows, h.slot) for k, h in kept.items() if h.slot is not None} | self.stored
-        arrays, data = {f"rows{i}": rows for i, (rows, _) in enumerate(kept.values())}, io.BytesIO()
-    np.savez_compressed(data, about=json.dumps([[k, slot] for k, (_, slot) in kept.items()]), **arrays)
+        self.forget()
+        kept = {f"{what}/{h.digest}": (getattr(h, what), h.name) for h in self.heard.values() for what in ("scores", "counts")}
+        kept |= {f"{what}/{name}": (getattr(s, what), name) for name, s in self.sounds.items() for what in ("levels", "snrs", "quality")}
+        kept = {k: (h.rows, h.slot, name) for k, (h, name) in kept.items() if h.slot is not None} | self.stored
+        arrays, data = {f"rows{i}": rows for i, (rows, *_) in enumerate(kept.values())}, io.BytesIO()
+    np.savez_compressed(data, about=json.dumps([[k, slot, name] for k, (_, slot, name) in kept.items()]), **arrays)
     try:
         with atomic_write(self.keep) as f: f.write(data.getvalue())
     except OSError as e: log.warning("%s cannot be written, and what is usual will be learnt anew after a restart: %s", self.keep, e.strerror or e)
 
 def _load(self):
-    "Take what was kept, if there is any"
+    "Take what was kept, if there is any, and keep the file"
     with self.lock:
+        if not self.own(): return self
         try:
-            with np.load(self.keep, allow_pickle=False) as z:
-                found = {k: (z[f"rows{i}"], int(slot)) for i, (k, slot) in enumerate(json.loads(str(z["about"])))}
+            with np.load(self.keep, allow_pickle=False) as z: # files of before had no names: there each version counts as a name
+                found = {k: (z[f"rows{i}"], int(slot), str(*name or [k.partition("/")[2]])) for i, (k, slot, *name) in enumerate(json.loads(str(z["about"])))}
                 self.stored = {k: v for k, v in found.items() if v[0].dtype == float and v[0].shape == History(dict(counts=3, quality=4).get(k.split("/")[0], 20)).rows.shape}
         except FileNotFoundError: pass
         except Exception as e: log.warning("%s cannot be read, and what is usual is learnt anew: %s", self.keep, e) # numpy and zip raise whatever they like
+        self.forget()
     return self
 
 Monitor.save, Monitor.load = _save, _load
@@ -287,5 +346,6 @@ def monitor_routes(
         task.cancel()
         if canary: canary.stop()
         if monitor.keep: monitor.save()
+        monitor.release()
     app.router.lifespan_context = lifespan
     return app

@@ -10,7 +10,8 @@ __all__ = ['log', 'FOLD', 'SECONDS', 'SILENT_S', 'CLIPPED_N', 'SAMPLES', 'QUIET'
 import logging, math, threading
 import numpy as np
 from ..core import SAMPLE_RATE
-from .drift import History, binned, calibrated, reference_of, second_facts
+from ..data.audio import second_facts
+from .drift import History, binned, calibrated, reference_of
 from ..ship.stream import Detector
 
 # %% ../../nbs/serve/44_taps.ipynb #b97d7067
@@ -20,7 +21,7 @@ FOLD = 4096 # Scores that gather before they are folded
 
 class Totals:
     "What only grows, for one version of a model"
-    def __init__(self): self.scores, self.sum, self.seconds, self.near, self.broken = np.zeros(20), 0., 0., 0, 0
+    def __init__(self): self.scores, self.sum, self.seconds, self.near, self.broken, self.used = np.zeros(20), 0., 0., 0, 0, 0.
 
 class Heard:
     "What came of one version of a model"
@@ -34,6 +35,7 @@ class Heard:
         self.calibration = calibrated(b) if d.threshold == served.about()["threshold"] else (math.nan, math.nan, "nobody has measured it at this threshold")
         self.half, self.reference, self.totals, self.clock, self.lock = d.threshold/2, reference_of(b), totals, clock, threading.Lock()
         self.scores, self.counts, self.values, self.used = History(20), History(3), [], clock()
+        totals.used = self.used
 
     def note(self,
         events,    # `Event`s
@@ -54,7 +56,8 @@ class Heard:
             counts, sound_s = binned("score", x), len(x)*self.step_s
             self.scores.add(counts, now)
             self.counts.add([sound_s/3600, 0, 0], now)
-            t.scores, t.seconds, t.broken, t.sum, self.used = t.scores + counts, t.seconds + sound_s, t.broken + len(x) - int(counts.sum()), t.sum + float(np.nansum(np.where(np.isfinite(x), x, 0))), now
+            t.scores, t.seconds, t.broken, t.sum = t.scores + counts, t.seconds + sound_s, t.broken + len(x) - int(counts.sum()), t.sum + float(np.nansum(np.where(np.isfinite(x), x, 0)))
+            t.used = self.used = now
 
 # %% ../../nbs/serve/44_taps.ipynb #01a962f9
 SECONDS, SILENT_S, CLIPPED_N, SAMPLES = range(4) # Columns of `Sound.quality`

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHUNKINGS', 'MOST_GIVEN_UP', 'EXPORT_GATES', 'NEVER_SEEN', 'quietly', 'to_onnx', 'to_torchscript', 'to_pt',
            'load_model', 'verifier_to_onnx', 'load_verifier', 'write_verifier', 'in_chunks', 'verifier_difference',
-           'parity', 'tail_threshold', 'held_out', 'judge', 'opening', 'versions', 'reference', 'file_facts',
-           'write_graphs', 'calibration_audio', 'replacing', 'export']
+           'parity', 'tail_threshold', 'held_out', 'judge', 'opening', 'versions', 'file_facts', 'whole_seconds',
+           'reference', 'write_graphs', 'calibration_audio', 'replacing', 'export']
 
 # %% ../../nbs/ship/33_export.ipynb #c2d336b7
 import contextlib, copy, glob, importlib.metadata, importlib.util, io, itertools, logging, math, os, platform, shutil, uuid, warnings
@@ -18,7 +18,7 @@ import onnxruntime as ort
 import torch
 import wakekit
 from ..core import BundleError, SAMPLE_RATE, file_lock, jsonable, sha256_file, write_json
-from ..data.audio import rms_db, to_float32
+from ..data.audio import second_facts, to_float32
 from ..env import Settings
 from ..learn.metrics import OperatingPoint, det_curve, measure, operating_point
 from ..learn.config import ModelConfig, VerifierConfig
@@ -246,22 +246,33 @@ def versions()->dict: # Package → version
     found = {n: importlib.metadata.version(n) for n in names if importlib.util.find_spec(n.replace("-", "_"))}
     return dict(wakekit=wakekit.__version__, python=platform.python_version(), machine=f"{platform.system()} {platform.machine()}", **found)
 
-def reference(
-    report:Report, # From `judge`
-    valid,         # `TrainingSet` held out from training
-)->dict:           # Histograms
-    "What scores and levels looked like when all was well, to notice drift later"
-    pcm, sr = valid.background.pcm, SAMPLE_RATE
-    levels = [rms_db(to_float32(np.array(pcm[a:a + sr]))) for a in range(0, len(pcm) - sr, 10*sr)]
-    scores, edges = np.histogram(report.heard.scores, np.linspace(0, 1, 21))
-    counts, bins = np.histogram(levels, np.arange(-120, 1, 6))
-    return dict(score=dict(edges=edges, counts=scores, of="smoothed scores of held-out background"), level_dbfs=dict(edges=bins, counts=counts, of="one second in ten"))
-
 def file_facts(
     folder, # A bundle under way
 )->dict:    # Name → SHA-256 and bytes, of everything but the manifest
     "What the manifest says of each file"
     return {p.name: dict(sha256=sha256_file(p), bytes=p.stat().st_size) for p in sorted(Path(folder).iterdir()) if p.name!="manifest.json"}
+
+# %% ../../nbs/ship/33_export.ipynb #ebbf483c
+def whole_seconds(
+    background, # `PcmCache`
+):              # Iterator of int16 (16000,)
+    "Every second of some recordings that is of one recording alone"
+    for start, n in zip(background.starts.tolist(), background.lengths.tolist()):
+        for at in range(start, start + n - SAMPLE_RATE + 1, SAMPLE_RATE): yield np.array(background.pcm[at:at + SAMPLE_RATE])
+
+def reference(
+    report:Report, # From `judge`
+    valid,         # `TrainingSet` held out from training
+)->dict:           # Histograms: score, level_dbfs, snr_db
+    "What scores and sound were like when all was well, to notice drift later"
+    facts = [second_facts(x) for x in whole_seconds(valid.background)]
+    def histogram(values, edges, of):
+        values, edges = np.array(values, float), np.asarray(edges)
+        counts = np.histogram(np.clip(values[np.isfinite(values)], edges[0], edges[-1]), edges)[0]
+        return dict(edges=edges, counts=counts, of=of)
+    return dict(score=histogram(report.heard.scores, np.linspace(0, 1, 21), "smoothed scores of held-out background"),
+                level_dbfs=histogram([level for level, _, _, silent in facts if not silent], np.arange(-120, 1, 6), "seconds of held-out background that are not silent"),
+                snr_db=histogram([snr for _, snr, _, _ in facts], np.arange(0, 61, 3), "loudest over quietest tenth of these seconds"))
 
 # %% ../../nbs/ship/33_export.ipynb #f5fcf72b
 def write_graphs(

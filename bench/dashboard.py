@@ -19,7 +19,7 @@ def ask(prometheus, path, **query):
     "An answer of Prometheus"
     try:
         with urllib.request.urlopen(f"{prometheus}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=30) as r: return json.load(r)["data"]["result"]
-    except urllib.error.HTTPError as e: sys.exit(f"{query['query']}: {json.load(e)['error']}")
+    except urllib.error.HTTPError as e: sys.exit(f"{query['query']}: {e.read(1000).decode(errors='replace')}")
     except OSError as e: sys.exit(f"no Prometheus at {prometheus} ({e}): prometheus --config.file=monitoring/prometheus.yml starts one")
 
 

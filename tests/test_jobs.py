@@ -289,11 +289,16 @@ def test_a_tool_that_knows_nothing_tells_nothing(nvidia_smi, code):
 
 def test_a_tool_that_hangs_or_cannot_be_run_holds_nobody_up(nvidia_smi, tmp_path, monkeypatch):
     monkeypatch.setattr("wakekit.serve.jobs.GPU_PATIENCE_S", .3)
+    monkeypatch.setattr("wakekit.serve.jobs._stuck", [float("-inf")])
     nvidia_smi(f"echo $$ > {tmp_path}/pid; exec sleep 600")
     assert gpu_memory("cuda") == {}
     end = time.monotonic() + 30
     while (pid := (tmp_path/"pid").exists() and (tmp_path/"pid").read_text().strip()) and psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE and time.monotonic() < end: time.sleep(.02)
     assert not pid or not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+    nvidia_smi(f"echo '{CSV}'")
+    assert gpu_memory("cuda") == {}  # not asked again for a while
+    monkeypatch.setattr("wakekit.serve.jobs._stuck", [float("-inf")])
+    assert gpu_memory("cuda")
     (tmp_path/"nvidia-smi").write_bytes(b"\x7fELF of another machine")
     assert gpu_memory("cuda") == {}
 

@@ -36,8 +36,8 @@ class EventOut(BaseModel):
     version:str
     time_s:float = Field(description="When the detector fired, s")
     start_s:float
-    peak_s:float
-    end_s:float
+    peak_s:float = Field(description="When the score was highest, s; of a model with a second look, when it fired")
+    end_s:float = Field(description="When the score fell below the threshold or the refractory time ended, s; of a model with a second look, when the first one was no longer convinced")
     score:float = Field(description="Highest smoothed score, 0 to 1; of a model with a second look the one that fired")
     threshold:float
 
@@ -247,7 +247,7 @@ def stream_routes(
         try: over = await line.run()
         finally: s.lines.discard(line)
         s.closed.labels(str(over.code)).inc()
-        s.heard.inc(stream.seconds)
+        s.heard.inc(stream.bytes/2/rate)
         s.waits.inc(line.waits)
         with contextlib.suppress(Exception): await socket.close(over.code, over.reason)
 

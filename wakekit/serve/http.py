@@ -308,7 +308,7 @@ def whole_message(
     "A binary message that came in one piece"
     if len(data) < 6 or data[0] != 0x82 or data[1] < 0x80 or conn.extensions or conn.state != 1: return None # FIN and binary; masked; OPEN
     size, head = (data[1] & 127, 2) if data[1] < 0x80 + 126 else (int.from_bytes(data[2:4], "big"), 4)
-    if data[1] == 0xff or len(data) != head + 4 + size or getattr(conn, "current_size", getattr(conn, "cur_size", 0)) is not None: return None
+    if data[1] == 0xff or len(data) != head + 4 + size or size > (getattr(conn, "max_message_size", None) or size) or getattr(conn, "current_size", getattr(conn, "cur_size", 0)) is not None: return None
     inner = getattr(conn.parser, "gi_yieldfrom", None) # the library's parser waits between two frames, or within one?
     if getattr(getattr(inner, "gi_yieldfrom", None), "__name__", "") != "at_eof": return None
     from websockets.frames import apply_mask
@@ -318,12 +318,12 @@ def quick_sockets():
     "A protocol for uvicorn that takes the short way where it may"
     try: from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
     except ImportError: return "auto" # an older uvicorn
+    from websockets.frames import Frame, Opcode
     class QuickSockets(WebSocketsSansIOProtocol):
         def data_received(self, data):
             if (payload := whole_message(self.conn, data)) is None: return super().data_received(data)
-            self.curr_msg_data_type, self.frames = "bytes", [payload]
-            self.send_receive_event_to_app()
-    return QuickSockets
+            self.handle_bytes(Frame(Opcode.BINARY, payload))
+    return QuickSockets if hasattr(WebSocketsSansIOProtocol, "start_keepalive") else "auto"
 
 # %% ../../nbs/serve/38_http.ipynb #aa21eaed
 def run_app(

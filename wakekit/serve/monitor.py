@@ -63,7 +63,7 @@ def _heard_of(self,
 def _drop(self, digest):
     "Let go of a version; a stream that meets it again asks for it again"
     del self.heard[digest]
-    for t in (*self.taps(), self.anyone): t.ears = {d: e for d, e in t.ears.items() if d != digest}
+    for t in (*self.taps(), self.anyone): t.ears = {d: e for d, e in list(t.ears.items()) if d != digest}
 
 def _sound_of(self,
     name:str, # Of a model
@@ -93,7 +93,7 @@ def _forget(self):
         for digest in [d for d, h in self.heard.items() if h.used < since and d not in served]: self._drop(digest)
         for name in self.sounds.keys() - {h.name for h in self.heard.values()}:
             del self.sounds[name]
-            for t in (*self.taps(), self.anyone): t.sounds = {n: x for n, x in t.sounds.items() if n != name}
+            for t in (*self.taps(), self.anyone): t.sounds = {n: x for n, x in list(t.sounds.items()) if n != name}
         versions = {(h.name, h.version) for h in self.heard.values()}
         for key in [k for k, t in self.totals.items() if t.used < since and k not in versions]: del self.totals[key]
         self.stored = self._lately(since)

@@ -99,6 +99,7 @@ def bearer(
     token:str, # Empty: none
 )->dict:       # Headers
     "What shows a token to a server"
+    token = token.strip(" ") # as the other side reads it
     if any(ord(c) < 32 or ord(c) == 127 for c in token): raise ConfigError("the token for the model server has a line end or a tab in it: WAKEKIT_INFERENCE_TOKEN (or WAKEKIT_API_TOKEN, where that is empty) is one line")
     return {"Authorization": b"Bearer " + token.encode()} if token else {}
 

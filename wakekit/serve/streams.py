@@ -224,7 +224,7 @@ def work(
     "Score all that waits"
     out, ready = [None]*len(streams), []
     for k, s in enumerate(streams):
-        if s.closed or s.gone: continue # it was queued once more while its end was scored
+        if s.closed or s.gone and not s.waiting: continue # it was queued once more while its end was scored
         ending = s.ending # if so, all of it is there already
         pcm = _own_trouble(s.take, ending)
         if isinstance(pcm, Exception): out[k] = pcm
@@ -293,9 +293,9 @@ def _run(self, queue):
         try: told = work(fresh)
         except Exception as e: told = [e]*len(fresh)
         for s, out in zip(fresh, told):
-            if s.gone: s.let_go()
-            else:
+            if s.on_messages:
                 with contextlib.suppress(RuntimeError): self._pass_on(s, out) # unless its loop is gone
+            if s.gone: s.let_go()
 
 def _pass_on(self, stream, out):
     if isinstance(out, Exception):

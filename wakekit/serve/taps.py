@@ -117,8 +117,9 @@ def _new(self, served):
     "A model that this stream has not met"
     if len(self.ears) > 8: self.ears, self.sounds = {}, {} # a stream that outlived many versions
     for e in self.ears.values(): e.first = e.first and e.heard.name != served.name # the old version, or one in the shadow, ends soon
+    heard = self.monitor.heard_of(served) # first: the sounds of a model that was heard stay
     self.sounds[served.name] = self.monitor.sound_of(served.name)
-    return self.ears.setdefault(served.digest, _Ear(self.monitor.heard_of(served), not any(e.first for e in self.ears.values())))
+    return self.ears.setdefault(served.digest, _Ear(heard, not any(e.first for e in self.ears.values())))
 
 def _notable(self, ear, top, events):
     "High scores, and what becomes of them"

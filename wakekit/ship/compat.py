@@ -201,6 +201,12 @@ class OwwDetector(Detector):
         self.n_steps += 1
         return score if self.n_steps > 5 else 0.
 
+    def hear(self,
+        chunk, # New samples (time,), any length; float in [-1, 1] or int16
+    )->tuple:  # smoothed scores of the steps that are now complete (steps,), and the `Event`s among them
+        "Listen to new audio, and show how sure it was"
+        return self._decided(self.score(chunk))
+
     def score(self,
         chunk, # New samples (time,), any length; float in [-1, 1] or int16
     )->np.ndarray: # Scores of the 80 ms steps that are now complete, (steps,) float32

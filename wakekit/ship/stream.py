@@ -228,7 +228,7 @@ def _second_process(self,
             else: self._answer(self._look(pcm[:(k + 1)*self._step], float(recent[k:k + RECENT_FRAMES].max())), int(at[k]))
         until = int(np.searchsorted(opened, self._due - self._seen))
         final[opened[i:until]] = self._held
-        if final[k] >= fires:
+        if float(final[k]) >= fires:
             for step in opened[i:until].tolist(): free = step + deaf if step >= free else free
         i = until
     self._keep(pcm)
@@ -338,8 +338,8 @@ class Event:
     phrase:str      # Which one
     time_s:float    # When the detector fired, s
     start_s:float   # When the score reached the threshold: the start of that step, s
-    peak_s:float    # When the score was highest, s
-    end_s:float     # When the score fell below the threshold, or the refractory time ended, s
+    peak_s:float    # When the score was highest, s; with a second look, when it fired
+    end_s:float     # When the score fell below the threshold, or the refractory time ended, s; with a second look, when the first one was no longer convinced
     score:float     # Highest smoothed score, 0 to 1; of a second look the one that fired
     threshold:float # What it was compared with
 

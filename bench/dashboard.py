@@ -47,7 +47,7 @@ def curves(ax, panel, args):
     "How it went"
     end = time.time()
     for target in panel["targets"]:
-        for r in ask(args.prometheus, "query_range", query=filled(target["expr"]), start=end - 3600*args.hours, end=end, step=max(15, 3600*args.hours/240)):
+        for r in ask(args.prometheus, "query_range", query=filled(target["expr"]), start=end - 3600*args.hours, end=end, step=max(5, 3600*args.hours/240)):
             t, v = np.array(r["values"], float).T
             ax.plot((t - end)/60, v, lw=1, label=label(target, r["metric"])[:40])
     if not ax.lines: ax.text(.5, .5, "no data yet", ha="center", va="center", color=".6", transform=ax.transAxes)

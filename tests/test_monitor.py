@@ -383,8 +383,21 @@ def test_of_two_services_with_one_folder_the_second_leaves_the_file_alone(served
     listened(first, version(served, "hall", 1))
     first.save()
     assert {w for _, w in in_file(keep)} == {"hall", "hall-1"} and keep.read_bytes() != was
+    listened(second, (hall := version(served, "hall", 1)))
+    of = lambda m: m.heard[hall.digest].scores.rows.sum()
+    for m in (first, second): m.judge(fresh=True)
+    both = of(first) + of(second)
+    assert of(first) > of(second) > 0
+    first.save()
     first.release()
-    assert {k.split("/")[1] for k in Monitor(keep=keep, clock=lambda: now[0]).load().stored} == {"hall", "hall-1"}
+    with caplog.at_level(logging.INFO, "wakekit"): second.judge(fresh=True) # the first one has gone: its week and ours
+    assert of(second) == both and "is free now" in caplog.text
+    second.save()
+    second.release()
+    third = Monitor(keep=keep, clock=lambda: now[0]).load()
+    assert {k.split("/")[1] for k in third.stored} == {"hall", "hall-1", "den", "den-1"}
+    third.heard_of(hall)
+    assert of(third) == both
 
 def test_a_service_that_was_killed_leaves_the_file_to_the_next(served, tmp_path, caplog):
     keep = tmp_path/"monitor.npz"
@@ -392,7 +405,7 @@ def test_a_service_that_was_killed_leaves_the_file_to_the_next(served, tmp_path,
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         try:
             assert other.stdout.readline().strip() == str(keep)
-            assert Monitor(keep=keep).load().keep is None
+            assert Monitor(keep=keep).load().taken
             other.send_signal(signal.SIGKILL)
             other.wait(60)
             assert Monitor(keep=keep).load().keep == keep

@@ -67,6 +67,17 @@ class History:
         self._roll(now)
         self.rows[self.slot%len(self.rows)] += counts
 
+    def join(self,
+        rows,     # Of another history (slots, n)
+        slot:int, # Its newest
+    ):
+        "Add what was counted elsewhere"
+        other = History(rows.shape[1])
+        other.rows, other.slot = rows.copy(), slot
+        newest = max(slot, slot if self.slot is None else self.slot)*SLOT_S
+        for h in (self, other): h._roll(newest)
+        self.rows += other.rows
+
     def _sum(self, first, last):
         "Of some slots, as far as they are kept"
         first = max(first, self.slot - len(self.rows) + 1)

@@ -29,7 +29,7 @@ class Monitor:
     ):
         self.every_s, self.pause, self.keep, self.clock = every_s, int((every_s - 1)*SAMPLE_RATE), keep, clock
         self.heard, self.sounds, self.totals, self.service, self.canary, self.n_taps = {}, {}, {}, None, None, 0
-        self.lock, self.judged, self.words, self.stored, self.saved, self.held = threading.RLock(), None, {}, {}, clock(), None
+        self.lock, self.judged, self.words, self.stored, self.saved, self.held, self.taken = threading.RLock(), None, {}, {}, clock(), None, False
         self.anyone = Tap(self)
 
     def watch(self,
@@ -55,7 +55,7 @@ def _heard_of(self,
     with self.lock:
         if served.digest in self.heard: return self.heard[served.digest]
         h = Heard(served, self.totals.setdefault((served.name, served.version), Totals()), self.clock)
-        for what in ("scores", "counts"): self._restore(getattr(h, what), what, served.digest)
+        self._restore(h, ("scores", "counts"), served.digest)
         self.heard[served.digest] = h
         for old in sorted((o for o in self.heard.values() if o.name == served.name), key=lambda o: o.used)[:-VERSIONS]: self._drop(old.digest)
         return h
@@ -72,11 +72,12 @@ def _sound_of(self,
     with self.lock:
         if name not in self.sounds:
             self.sounds[name] = s = Sound(self.clock)
-            for what in ("levels", "snrs", "quality"): self._restore(getattr(s, what), what, name)
+            self._restore(s, ("levels", "snrs", "quality"), name)
         return self.sounds[name]
 
-def _restore(self, history, what, key):
-    if (kept := self.stored.pop(f"{what}/{key}", None)) is not None: history.rows, history.slot, _ = kept
+def _restore(self, whose, histories, key):
+    for what in histories:
+        if (kept := self.stored.pop(f"{what}/{key}", None)) is not None: getattr(whose, what).join(*kept[:2])
 
 def _taps(self)->list: # Of streams that are open
     "Who listens in"
@@ -122,6 +123,7 @@ def _judge(self,
     with self.lock:
         now = self.clock()
         if self.judged and not fresh and 0 <= now - self.judged[0] < JUDGE_S: return self.judged[1]
+        if self.taken: self.load()
         for x in (*self.heard.values(), *self.sounds.values()): x.fold()
         self.forget()
         current = {n: m.digest for n, m in list(self.service.store.served.items())} if self.service else {h.name: d for d, h in self.heard.items()}
@@ -180,16 +182,17 @@ Monitor.found, Monitor._tell, Monitor.dead = _found, _tell, _dead
 
 # %% ../../nbs/serve/45_monitor.ipynb #90519aa8
 def _own(self)->bool: # Is there a file, and is it ours?
-    "Take the lock of `keep`; who does not get it has no file from then on"
+    "Take the lock of `keep`, unless another service has it"
     if not self.keep or self.held: return bool(self.keep)
     held = contextlib.ExitStack()
     try: held.enter_context(file_lock(Path(self.keep).with_name(f".{Path(self.keep).name}.lock"), timeout_s=0))
     except LockError:
-        log.warning("%s belongs to another service that runs: what is usual here is kept in memory only and will be learnt anew after a restart. Give each service a logs_dir of its own (WAKEKIT_LOGS_DIR)", self.keep)
-        self.keep = None
-    except OSError: pass # nothing can be written there, as `save` will say
-    else: self.held = held
-    return bool(self.keep)
+        if not self.taken: log.warning("%s belongs to another service that runs: what is usual here is kept in memory until that one ends. Give each service a logs_dir of its own (WAKEKIT_LOGS_DIR)", self.keep)
+        self.taken = True
+        return False
+    except OSError: return True # nothing can be written there, as `save` will say
+    self.held, self.taken = held, False
+    return True
 
 def _release(self):
     "Let another service have the file"
@@ -219,7 +222,9 @@ def _save(self):
 def _load(self):
     "Take what was kept, if there is any, and keep the file"
     with self.lock:
+        late = self.taken
         if not self.own(): return self
+        if late: log.info("%s is free now, and ours", self.keep)
         try:
             with np.load(self.keep, allow_pickle=False) as z: # files of before had no names: there each version counts as a name
                 found = {k: (z[f"rows{i}"], int(slot), str(*name or [k.partition("/")[2]])) for i, (k, slot, *name) in enumerate(json.loads(str(z["about"])))}
@@ -227,6 +232,8 @@ def _load(self):
         except FileNotFoundError: pass
         except Exception as e: log.warning("%s cannot be read, and what is usual is learnt anew: %s", self.keep, e) # numpy and zip raise whatever they like
         self.forget()
+        for key, x in (*self.heard.items(), *self.sounds.items()):
+            with x.lock: self._restore(x, ("levels", "snrs", "quality") if isinstance(x, Sound) else ("scores", "counts"), key)
     return self
 
 Monitor.save, Monitor.load = _save, _load

@@ -87,6 +87,13 @@ def test_who_raises_is_reported_once(tmp_path, caplog):
     assert caplog.text.count("cannot be told") == 1 + (q.failures - 1)//100 and caplog.text.count("was not told") == 1
 
 
+def test_epochs_that_end_in_one_moment_are_two(tmp_path):
+    q = Queued("fake", Fake(), begun(tmp_path/"run", 1))
+    [*_, first] = read_events(tmp_path/"run")
+    q.put("event", {**first, "epoch": 2}) # the thread begins with what the file has, and is then told this
+    q.stop("FINISHED", LONG)
+    assert q.settle() == 0 and q.tracker.steps() == [1, 2]
+
 def test_who_is_slow_gets_everything_in_order(tmp_path):
     q = Queued("fake", Slow(), begun(tmp_path/"run"))
     for n in range(1, 10): tell(q, **epoch(n))

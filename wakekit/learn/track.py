@@ -88,6 +88,8 @@ class Queued:
     def unsent(self): return self.dropped + len(self.waiting) + (self.current is not None)
 
 # %% ../../nbs/learn/24_track.ipynb #4ce2eef1
+def _key(event): return event["time"], event["kind"], event.get("epoch") # two epochs may end in one millisecond
+
 def _begin(self):
     "Open the run and tell it from its last start on"
     events = read_events(self.folder)
@@ -98,10 +100,10 @@ def _begin(self):
         try: self._tell_event(e)
         except OSError: raise
         except Exception as error: self._failed(error)
-    self.told = {(e["time"], e["kind"]) for e in events}
+    self.told = {_key(e) for e in events}
 
 def _tell_event(self, event):
-    if (found := figures(event)) and (event["time"], event["kind"]) not in (self.told or ()): self.tracker.log(found[0], time=event["time"], **found[1])
+    if (found := figures(event)) and _key(event) not in (self.told or ()): self.tracker.log(found[0], time=event["time"], **found[1])
 
 def _failed(self, e, again=False):
     "Count and remember what went wrong; one line the first time, and once in a hundred times"

@@ -327,3 +327,35 @@ def test_a_model_that_is_replaced_while_it_is_scored_keeps_the_time(models):
         if i == 26*1280: assert ear.joining[2] == 25*1280
         heard += ear.hear(x[i:i + 1280])[2]
     assert [e.time_s for e in heard] == [e.time_s for e in Detector(models/"models"/"hall").process(x)] and ear.served is new
+
+
+def test_messages_of_all_kinds_arrive_as_they_were_sent():
+    "Through a real socket, with the short way that whole binary messages take"
+    import random, uvicorn
+    from starlette.applications import Starlette
+    from starlette.routing import WebSocketRoute
+    from websockets.sync.client import connect
+    from wakekit.serve.http import quick_sockets
+    async def echo(socket):
+        await socket.accept()
+        while (m := await socket.receive())["type"] == "websocket.receive":
+            if m.get("text") is not None: await socket.send_text(m["text"])
+            else: await socket.send_bytes(m["bytes"])
+    server = uvicorn.Server(uvicorn.Config(Starlette(routes=[WebSocketRoute("/", echo)]), ws=quick_sockets(), ws_per_message_deflate=False, ws_max_size=1_000_000, log_level="error", timeout_graceful_shutdown=2))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        thread = threading.Thread(target=server.run, kwargs=dict(sockets=[taken]), daemon=True)
+        thread.start()
+        try:
+            with connect(f"ws://127.0.0.1:{taken.getsockname()[1]}", proxy=None, compression=None, max_size=None) as w:
+                rng, sent = random.Random(0), []
+                for _ in range(300):
+                    part, kind = lambda: rng.randbytes(rng.choice([0, 1, 125, 126, 2560, 70_000])), rng.randrange(5)
+                    said = "stop" + "é"*rng.randrange(40) if kind == 0 else [part() for _ in range(3)] if kind == 1 else part()
+                    w.send(said)
+                    sent.append(b"".join(said) if isinstance(said, list) else said)
+                    if kind == 2: w.ping()
+                    if len(sent)%10 == 0: # several are under way at once
+                        for want in sent[-10:]: assert w.recv(30) == want
+        finally:
+            server.should_exit = True
+            thread.join(30)

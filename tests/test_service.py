@@ -781,11 +781,20 @@ def busy(tmp_path):
     yield s
     s.close()
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"phrase": 7}', "no json"])
+def test_a_dataset_that_was_damaged_by_hand_spoils_no_listing(web, tmp_path, content):
+    web.post("/datasets", json=dict(name="attic", phrase="hey attic"))
+    [about] = tmp_path.rglob("attic/dataset.json")
+    about.write_text(content)
+    found = web.get("/datasets")
+    assert found.status_code == 200 and {d["name"] for d in found.json()["datasets"]} == {"kitchen", "attic"}
+    assert web.get("/datasets/kitchen").status_code == 200 and web.get("/datasets/attic/metrics").status_code < 500
+
 def test_numbers_of_jobs_in_all_states(busy):
     found = numbers(busy)
     assert {k: v for k, v in found["jobs"].items() if v} == {("train", "queued"): 2, ("train", "running"): 1, ("train", "succeeded"): 1, ("train", "failed"): 1, ("train", "cancelled"): 2, ("deploy", "succeeded"): 1}
-    assert len(found["jobs"]) == 10 and 500 <= found["queue_oldest_seconds"]["train",] < 600 and found["queue_oldest_seconds"]["deploy",] == 0
-    assert found["job_attempts_lost_total"] == {("lease", "train"): 1, ("process", "train"): 0, ("lease", "deploy"): 0, ("process", "deploy"): 1}
+    assert len(found["jobs"]) == 15 and 500 <= found["queue_oldest_seconds"]["train",] < 600 and found["queue_oldest_seconds"]["deploy",] == 0
+    assert found["job_attempts_lost_total"] == {("lease", "train"): 1, ("process", "train"): 0, ("lease", "deploy"): 0, ("process", "deploy"): 1, ("lease", "synthesize"): 0, ("process", "synthesize"): 0}
     assert {k: v for k, v in found["job_seconds_count"].items() if v} == {("train", "succeeded"): 1, ("train", "failed"): 1, ("train", "cancelled"): 1, ("deploy", "succeeded"): 1}
     assert found["database_up"] == {(): 1} and found["workers"] == {(): 0} and "workers_alive" not in found
 

@@ -109,8 +109,10 @@ def open(self:Catalog,
         stat = (path/"dataset.json").stat()
         with self._lock: kept = self._kept.get(name)
         if kept is None or kept[0] != (stat.st_ino, stat.st_mtime_ns):
-            if look or not (path/"index.sqlite").is_file(): ds, at = Dataset.open(path), time.monotonic()
-            else: ds, at = Dataset(path, read_json(path/"dataset.json"), "DELETE"), -LOOK_AGAIN_S
+            info = read_json(path/"dataset.json")
+            whole = isinstance(info, dict) and isinstance(info.get("phrase"), str) # nobody has changed it by hand
+            if look or not whole or not (path/"index.sqlite").is_file(): ds, at = Dataset.open(path), time.monotonic()
+            else: ds, at = Dataset(path, info, "DELETE"), -LOOK_AGAIN_S
             kept = [(stat.st_ino, stat.st_mtime_ns), ds, at]
             with self._lock: self._kept[name] = kept
         elif look and time.monotonic() - kept[2] > LOOK_AGAIN_S:

@@ -48,7 +48,7 @@ def ask(self:Client,
     **how,      # As httpx takes it
 ):              # The response
     "One request; asked again when the connection is lost, `ServiceError` when the answer is a problem"
-    again = method != "POST" or path.endswith("/recordings") or "Idempotency-Key" in how.get("headers", {}) # may it be done twice?
+    again = method != "POST" or path.endswith(("/recordings", "/keep")) or "Idempotency-Key" in how.get("headers", {}) # may it be done twice?
     for wait_s in [.2*2**k for k in range(self.tries - 1)] + [None]:
         try: r = self.http.request(method, path, **how)
         except self._httpx.TransportError as e:
@@ -86,6 +86,13 @@ def _segment(name): return quote(name, safe="")
 def health(self:Client)->dict: # status, data_root, version, workers, jobs…
     "How the service is"
     return self.get("/health")
+
+@patch
+def environment(self:Client,
+    fresh:bool=False, # Examine it anew, which takes a moment
+)->dict:              # ok, settings, checks, versions, workers, free_bytes…
+    "Where the service runs, and whether everything works there"
+    return self.get("/environment", fresh=fresh)
 
 @patch
 def datasets(self:Client)->list: # Of dicts with name, phrase, clips, labels…
@@ -189,6 +196,33 @@ def audio(self:Client,
     "Hear a clip"
     return load_audio(self.ask("GET", f"/datasets/{_segment(name)}/recordings/{id}/audio").content)
 
+# %% ../../nbs/serve/41_client.ipynb #64f52e5d
+@patch
+def voices(self:Client,
+    language:str="en-us", # Its accents come along
+)->list:                  # Dicts with name, synthesizer, language, sex, licence
+    "Everybody who speaks a language"
+    return self.get("/voices", language=language)["voices"]
+
+@patch
+def sample(self:Client,
+    voice:str,       # Name, from `voices`
+    phrase:str,      # What it says
+    language:str="", # Of the phrase; empty: the voice's own
+)->np.ndarray:       # Waveform, float32 (time,) at 16 kHz
+    "Hear a voice"
+    return load_audio(self.ask("GET", f"/voices/{_segment(voice)}/sample", params=dict(phrase=phrase, language=language)).content)
+
+@patch
+def near_misses(self:Client,
+    phrase:str,           # The wake phrase
+    language:str="en-us", # Its language
+    count:int=30,         # How many
+    seed:int=0,           # Same seed, same list
+)->list:                  # Dicts with text, kind, sounds
+    "What resembles a phrase and must not wake"
+    return self.get("/near-misses", phrase=phrase, language=language, count=count, seed=seed)["near_misses"]
+
 # %% ../../nbs/serve/41_client.ipynb #19955a22
 @dataclass
 class JobHandle:
@@ -208,7 +242,7 @@ class JobHandle:
         return self.client.get(f"/jobs/{self.id}/artifacts")["artifacts"]
     def _repr_markdown_(self):
         j = self.now()
-        rows = [("state", j["state"]), ("dataset", j["dataset"]), ("stage", f"{j['progress'].get('stage')}, {j['progress'].get('fraction', 0):.0%}"), ("error", j["error"])]
+        rows = [("kind", j["kind"]), ("state", j["state"]), ("dataset", j["dataset"]), ("stage", f"{j['progress'].get('stage')}, {j['progress'].get('fraction', 0):.0%}"), ("error", j["error"])]
         return "\n".join([f"| job | `{self.id}` |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows if v)])
 
 # %% ../../nbs/serve/41_client.ipynb #9a47e56b
@@ -224,6 +258,19 @@ def train(self:Client,
     "Queue a training, once, however often the connection is lost"
     body = dict(dataset=dataset, preset=preset, config_overrides=overrides or {}, language=language, priority=priority, force=force)
     return JobHandle(self, self.post("/train", body, headers={"Idempotency-Key": uuid.uuid4().hex})["id"])
+
+@patch
+def synthesize(self:Client,
+    dataset:str,          # Name
+    count:int=100,        # Clips of its phrase
+    near_misses:int=0,    # Clips of what resembles it, as negatives
+    language:str="en-us", # Of the phrase
+    voices:list=(),       # Names, from `voices`; empty: all that speak the language
+    seed:int=None,        # Other seeds, other clips; None: the service's own
+)->JobHandle:             # To follow it
+    "Have clips spoken into a dataset; queued once, however often the connection is lost"
+    body = dict(count=count, near_misses=near_misses, language=language, voices=list(voices), seed=seed)
+    return JobHandle(self, self.post(f"/datasets/{_segment(dataset)}/synthesize", body, headers={"Idempotency-Key": uuid.uuid4().hex})["id"])
 
 @patch
 def jobs(self:Client,
@@ -278,6 +325,30 @@ def wait(self:JobHandle)->dict: # The job, which has succeeded
     job = self.now()
     if job["state"] != "succeeded": raise ServiceError(0, dict(detail=f"job {self.id} {job['state']}" + (f": {job['error']}" if job["error"] else ""), code=job["state"]))
     return job
+
+# %% ../../nbs/serve/41_client.ipynb #a37d7d60
+@patch
+def heard(self:JobHandle)->list: # Dicts with n, kind, caption, score, clip_id, kept…
+    "What it misheard of what was held out, the worst of each kind first"
+    return self.client.get(f"/jobs/{self.id}/heard")["sounds"]
+
+@patch
+def heard_audio(self:JobHandle,
+    n:int,        # Number of a sound
+)->np.ndarray:    # Waveform, float32 (time,) at 16 kHz
+    "Hear one of these sounds"
+    return load_audio(self.client.ask("GET", f"/jobs/{self.id}/heard/{n}/audio").content)
+
+@patch
+def keep(self:JobHandle,
+    sound,          # A dict from `heard`, which must still be that sound; or its number
+    label:str,      # positive, negative or noise
+    notes:str=None, # For people
+)->dict:            # The clip that it is now
+    "Make a sound a clip of the job's dataset, or give the clip that it is a label; asking again is safe"
+    n, sha256 = (sound["n"], sound["sha256"]) if isinstance(sound, dict) else (sound, "")
+    body = dict(label=label) | ({} if notes is None else dict(notes=notes))
+    return self.client.post(f"/jobs/{self.id}/heard/{n}/keep", body, headers={"If-Match": f'"{sha256}"'} if sha256 else {})
 
 # %% ../../nbs/serve/41_client.ipynb #41688f80
 @patch

@@ -48,9 +48,9 @@ class JobError(WakekitError):
 class Job:
     "One row of the queue"
     id:str                   # 12 hex digits, also the name of its folder
-    kind:str                 # `train`
+    kind:str                 # `train`, `deploy` or `synthesize`
     state:str                # One of `STATES`
-    dataset:str|None         # Name of the dataset that it learns from
+    dataset:str|None         # Name of the dataset that it is about
     payload:dict             # What to do, checked when it was queued
     priority:int             # Higher goes first
     created:str              # ISO 8601, UTC
@@ -90,9 +90,9 @@ class Queue:
 
 @patch
 def enqueue(self:Queue,
-    kind:str,       # `train`
+    kind:str,       # `train`, `deploy` or `synthesize`
     payload:dict,   # What to do
-    dataset:str="", # Name of the dataset that it learns from
+    dataset:str="", # Name of the dataset that it is about
     priority:int=0, # -10 to 10; higher goes first
     once:str="",    # Key that makes asking twice harmless
 )->Job:             # Waiting

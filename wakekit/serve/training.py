@@ -33,12 +33,16 @@ from .queue import LENGTHS_S, STATES, Queue, jobs, tallies
 from .registry import Registry
 from .routes_data import clip_routes, dataset_routes, recording_routes, trash_routes
 from .routes_devices import device_routes, shipping_routes
+from .routes_environment import Environment, environment_routes
+from .routes_heard import heard_routes
 from .routes_jobs import artifact_routes, job_routes, model_routes, preset_routes, train_routes
+from .routes_voices import speech_routes, voice_routes
+from .speaking import Booth
 
 # %% ../../nbs/serve/41_training.ipynb #b764c65b
 log = logging.getLogger(__name__)
 
-KINDS = ("train", "deploy") # Of jobs
+KINDS = ("train", "deploy", "synthesize") # Of jobs
 
 def queue_numbers(
     queue:Queue, # Where jobs are
@@ -95,7 +99,8 @@ class Service:
         self.settings, self.root, self.started = settings, settings.resolve("training_dir"), time.monotonic()
         self.db = Database(settings.resolve("database_url"))
         self.catalog, self.queue, self.hub, self.metrics = Catalog(self.root, self.db), Queue(self.db), Hub(self.db), Metrics()
-        self.intake, self.registry, self.underway = Intake(self.catalog), Registry(settings.resolve("models_dir")), Underway(self.queue)
+        self.intake, self.registry, self.underway, self.environment = Intake(self.catalog), Registry(settings.resolve("models_dir")), Underway(self.queue), Environment(settings)
+        self.booth = Booth()
         self.metrics.ask(self._numbers)
 
     def tell(self,
@@ -117,6 +122,8 @@ class Service:
 
     def close(self):
         "Finish what is under way"
+        self.booth.close()
+        self.environment.close()
         self.intake.close()
         self.db.close()
 
@@ -220,7 +227,8 @@ def create_app(
     "The training service"
     settings = settings or Settings.load()
     s, guard = Service(settings), Guard(None, settings.api_token, settings.cors_origins, _OPEN)
-    workers = [Worker(s.queue, s.root, settings.replace(device="cpu"), "deploy", grace_s=90, kinds=("deploy",)), *([Worker(s.queue, s.root, settings)] if worker else [])]
+    here = [Worker(s.queue, s.root, settings.replace(device="cpu"), kind, grace_s=grace_s, kinds=(kind,)) for kind, grace_s in (("deploy", 90), ("synthesize", 20))]
+    workers = [*here, *([Worker(s.queue, s.root, settings)] if worker else [])]
     @contextlib.asynccontextmanager
     async def lifespan(app):
         tasks = [asyncio.create_task(s.hub.run()), asyncio.create_task(_forget_hourly(s))]
@@ -235,7 +243,7 @@ def create_app(
     app.state.service = s
     system_routes(app, s)
     event_routes(app, s, guard)
-    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, preset_routes, train_routes, job_routes, artifact_routes, model_routes, device_routes, shipping_routes): app.include_router(routes(s))
+    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, preset_routes, train_routes, job_routes, artifact_routes, heard_routes, model_routes, device_routes, shipping_routes, voice_routes, speech_routes, environment_routes): app.include_router(routes(s))
     install_problems(app, bool(settings.api_token), _OPEN)
     app.add_middleware(Limits, max_bytes=settings.max_upload_mb*1_000_000, uploads="/recordings")
     app.add_middleware(guard.around)

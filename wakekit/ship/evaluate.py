@@ -20,6 +20,7 @@ from ..core import SAMPLE_RATE, AudioError, Config, jsonable, progress as progre
 from ..data.audio import AudioWarning, find_audio, frame_db, iter_audio, load_audio, noise_floor, rms_db, speech_bounds
 from ..learn.metrics import (DetCurve, OperatingPoint, alarms, claims, det_curve, hours_needed, measure, operating_point, points_table,
                                    poisson_interval, rate_bound, smooth_scores, wilson_interval)
+from .listen import save_sounds, sounds
 from .page import report_page
 from .stream import Detector
 
@@ -31,6 +32,7 @@ class Recording:
     path:Path|None          # Its file
     x:np.ndarray|None=None  # Its waveform, (time,), when there is no file
     facts:dict=field(default_factory=dict) # What it belongs to: folder, speaker, source, voice, snr_db…
+    known:dict=field(default_factory=dict) # What else is known of it; no table counts it
 
     def chunks(self): # Iterator of (time,) at 16 kHz
         "Stream it"
@@ -362,11 +364,8 @@ def evaluate(
 # %% ../../nbs/ship/31_evaluate.ipynb #6db1fc1e
 def _players(self, n):
     "Audio for the page: kind, caption, waveform"
-    wakes = [("false wake", m) for m in self.false_accepts[:n]] + [("nearly", m) for m in self.nearly[:n]]
-    todo = [(kind, f"{m['file']} at {m['time_s']:.1f} s, score {m['score']:.2f}", lambda m=m: self.excerpt(m)) for kind, m in wakes]
-    todo += [("missed", f"{c.item.name}, score {c.peak:.2f}, SNR about {c.snr_db:.0f} dB", lambda c=c: c.item.load(0, 3.)) for c in self.missed[:n]]
-    for kind, caption, load in todo:
-        try: yield kind, caption, load()
+    for about, _, load in sounds(self, n):
+        try: yield about["kind"].replace("false_accept", "false wake"), about["caption"], load()
         except (AudioError, OSError): continue  # the file has gone since
 
 def _save_html(self,
@@ -378,7 +377,7 @@ def _save_html(self,
     "Write the report as one self-contained page"
     return report_page(path, {**self.to_dict(), "claims": [n for n in (note, *self.claims) if n]}, list(self._players(players)), [g.to_dict() for g in gates or []])
 
-Report._players, Report.save_html = _players, _save_html
+Report._players, Report.save_html, Report.save_sounds = _players, _save_html, save_sounds
 
 # %% ../../nbs/ship/31_evaluate.ipynb #d09e63f1
 @dataclass(frozen=True)

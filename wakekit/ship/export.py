@@ -199,8 +199,9 @@ def held_out(
     "Run a detector over the calls and the background that were held out"
     clips, back, kinds = valid.clips, valid.background, valid.where("positive")
     if len(kinds)<10: kinds = np.r_[kinds, valid.where("synthetic")][:300]
-    calls, bad = hear_positives(detector, [Recording(str(clips.names[i]), None, to_float32(clips.read(i)), dict(speaker=str(clips.groups[i]))) for i in kinds], False)
-    items = [Recording(str(n), None, back.pcm[a:a + m], dict(source=str(l))) for n, a, m, l in zip(back.names, back.starts, back.lengths, back.labels)]
+    spoken_by = lambda label, group: dict(voice=str(group)) if label in ("synthetic", "filler") else {}
+    calls, bad = hear_positives(detector, [Recording(str(clips.names[i]), None, to_float32(clips.read(i)), dict(speaker=str(clips.groups[i])), spoken_by(clips.labels[i], clips.groups[i])) for i in kinds], False)
+    items = [Recording(str(n), None, back.pcm[a:a + m], dict(source=str(l)), spoken_by(l, g)) for n, a, m, l, g in zip(back.names, back.starts, back.lengths, back.labels, back.groups)]
     return calls, bad, hear_background(detector, items, False)
 
 def judge(
@@ -357,6 +358,7 @@ def export(
     force:bool=False,       # Export even if a gate fails; the failure is recorded
     licences:list=(),       # One line for each source of recordings
     lineage:dict=None,      # Where it comes from, for the manifest: job, dataset, its fingerprint
+    on_report=None,         # Called with the `Report` of the default graph, whether or not the gates pass
 )->Bundle:                  # Checked
     "Write a bundle: every form of the network, thresholds, proof, card; nothing is written when a gate fails"
     settings, valid = settings or Settings.load(), data[1]
@@ -375,6 +377,7 @@ def export(
             bundle = Bundle.load(folder)
         reports = {graph: judge(bundle, graph, valid, target) for graph in manifest["graphs"]}
         for graph, report in reports.items(): manifest["graphs"][graph]["threshold"] = report.at_bundle_threshold.threshold
+        if on_report: on_report(reports[manifest["default_graph"]])
         proof = parity(folder, stream, to_float32(np.resize(valid.background.pcm[:20*SAMPLE_RATE], 20*SAMPLE_RATE)), verifier=result.verifier)
         checks, checks8 = [Gate("parity", proof["ok"], max(proof["largest_difference"].values()), proof["tolerance"], "torch, ONNX, TorchScript and offline scores agree"), *gates.check(reports["float32"])], gates.check(reports["int8"])
         failed = [g.reason for g in checks if not g.passed]

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/53_cli_serve.ipynb #98c1b49f
-import contextlib, signal
+import contextlib, signal, subprocess, sys, time, urllib.error, urllib.request
 from .cli_data import command, commands, settings_of
 from .core import LockError, WakekitError
 from .terminal import UsageError, arg, plain, say, show
@@ -25,6 +25,45 @@ def _serve_training(a):
     s = settings_of(a)
     def ready(address): say(f"the training service: {address}/docs\nits data: {s.resolve('training_dir')}\n" + ("trainings wait for: wakekit worker" if a.no_worker else f"trainings run beside it, on {s.device}") + "\nCtrl-C stops it")
     serve(s, a.host, a.port, not a.no_worker, ready)
+
+# %% ../nbs/53_cli_serve.ipynb #36ff36d0
+def _answers(url):
+    "Is there a training service?"
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/health", timeout=3) as r: return b"data_root" in r.read()
+    except urllib.error.HTTPError: return True # somebody is there
+    except (OSError, ValueError): return False
+
+@contextlib.contextmanager
+def _beside(s, patience_s=120.):
+    "A training service at the address of the settings, as long as it is wanted"
+    child = subprocess.Popen([sys.executable, "-c", "import sys; from wakekit.cli import main; sys.exit(main())", "serve", "training", "--port", str(s.training_url.rpartition(":")[2])])
+    try:
+        end = time.monotonic() + patience_s
+        while not _answers(s.training_url):
+            if child.poll() is not None or time.monotonic() > end: raise WakekitError("the training service did not start; what it said is above. wakekit serve training starts it alone")
+            time.sleep(.1)
+        yield
+    finally:
+        if child.poll() is None: child.terminate()
+        try: child.wait(30)
+        except subprocess.TimeoutExpired: child.kill()
+
+# %% ../nbs/53_cli_serve.ipynb #3b2a7c3a
+@command("serve dashboard", "Run the dashboard: record, look through, train, judge and try on one page of a browser",
+         "wakekit serve dashboard\nwakekit serve dashboard --training http://gpu-host:8080\nWAKEKIT_API_TOKEN=secret wakekit serve dashboard --host 0.0.0.0",
+         arg("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1); others ask for a token"), arg("--port", type=int, default=7860, metavar="N", help="port (7860); 0: any that is free"),
+         arg("--training", metavar="URL", help="the training service behind it (WAKEKIT_TRAINING_URL); where none answers at http://127.0.0.1:8080, one is started beside it"))
+def _serve_dashboard(a):
+    from wakekit.serve.dashboard import serve
+    if not 0 <= a.port <= 65535: raise UsageError(f"--port is a number from 0 to 65535, not {a.port}")
+    s = settings_of(a)
+    if a.training: s = s.replace(training_url=a.training)
+    if not s.training_url.startswith(("http://", "https://")): raise UsageError(f"--training is an address such as http://127.0.0.1:8080, not {s.training_url!r}")
+    there = _answers(s.training_url)
+    own = not there and s.training_url == type(s)().training_url
+    def ready(address): say(f"the dashboard: {address}\nthe training service: {s.training_url}" + ("" if there or own else " does not answer yet; the page waits for it") + "\nCtrl-C stops " + ("both" if own else "it"))
+    with _beside(s) if own else contextlib.nullcontext(): serve(s, a.host, a.port, ready)
 
 # %% ../nbs/53_cli_serve.ipynb #69b6a45c
 @command("worker", "Take trainings from the queue, one at a time; one worker for each GPU",

@@ -210,6 +210,7 @@ class Settings(Config):
     max_upload_mb:int = _setting("WAKEKIT_MAX_UPLOAD_MB", 200, "Largest request with recordings that the services take, MB")
     inference_url:str = _setting("WAKEKIT_INFERENCE_URL", "", "Model server behind the detection service; empty: in its own process")
     inference_token:str = _setting("WAKEKIT_INFERENCE_TOKEN", "", "Token that the model server asks for and the detection service sends to it; empty: WAKEKIT_API_TOKEN", secret=True)
+    training_url:str = _setting("WAKEKIT_TRAINING_URL", "http://127.0.0.1:8080", "Training service behind the dashboard")
     log_format:str = _setting("WAKEKIT_LOG_FORMAT", "text", "Logs of the detection service: text for people, json with one object per line", ("text", "json"))
     canary_dir:str = _setting("WAKEKIT_CANARY_DIR", "", "Clips that the detection service plays to itself every hour: a folder for each model, in it calls, and others in negative/; empty: only a sound without voices")
     npm_registry:str = _setting("WAKEKIT_NPM_REGISTRY", "", "Where wakekit web fetches onnxruntime-web from; empty: what npm is told, else its public registry")

@@ -1,0 +1,169 @@
+"""The dashboard in a real browser (headless Chromium): pictures of every tab, and how fast it is. Speed prints its figures as JSON; exit code 1 when a mark is missed.
+
+    python bench/pages.py pictures --out shots          every tab, 390 and 1440 pixels wide, light and dark, of a dataset that is synthesized and trained on
+    python bench/pages.py pictures --out shots --url http://127.0.0.1:7860 --dataset kitchen      the same of a dashboard that runs
+    python bench/pages.py speed                         first page, tabs, a dataset of 20 clips and one of 20,000, curves behind the worker
+"""
+import argparse, contextlib, datetime, json, statistics, sys, tempfile, time
+from pathlib import Path
+import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]/"tests"))
+from browser import MICROPHONE, Page
+from service import Service
+from wakekit.serve.client import Client
+from wakekit.serve.dashboard import TABS
+
+
+@contextlib.contextmanager
+def house(root):
+    "A training service with a worker, and a dashboard in front of it"
+    env = dict(WAKEKIT_DATA_DIR=str(root), WAKE_TRAINING_DATA_DIR=str(root/"service"), WAKEKIT_MODELS_DIR=str(root/"models"), WAKEKIT_DEVICE="cpu", GRADIO_ANALYTICS_ENABLED="False")
+    with contextlib.ExitStack() as stack:
+        training = Service(root, "serve", "training", **env)
+        training.start()
+        stack.callback(training.stop)
+        url = f"http://127.0.0.1:{training.port}"
+        dashboard = Service(root, "serve", "dashboard", "--training", url, **env)
+        dashboard.start()
+        stack.callback(dashboard.stop)
+        yield f"http://127.0.0.1:{dashboard.port}", Client(url)
+
+
+def browser(folder, width=1440, dark=False, sound=None):
+    return Page(folder, MICROPHONE + ([f"--use-file-for-fake-audio-capture={sound}"] if sound else []), width, dark)
+
+def opened(page, url, dataset):
+    page.open(url, "!!document.querySelector('.wk-desk select option')")
+    page.run(f"sessionStorage.setItem('wakekit ', JSON.stringify({{dataset: {json.dumps(dataset)}}}))")
+    page.open(url, f"document.querySelector('.wk-desk select')?.value === {json.dumps(dataset)}")
+
+def tab(page, name):
+    "Choose a tab, in the menu if it is there"
+    page.until(f"""(() => {{
+        const named = b => b.textContent.trim() === {json.dumps(name)}, shown = [...document.querySelectorAll('button[role=tab]')].find(b => named(b) && b.offsetParent)
+        if (shown) shown.click()
+        else {{ if (!document.querySelector('.overflow-dropdown button')) document.querySelector('.overflow-menu > button')?.click(); [...document.querySelectorAll('.overflow-dropdown button')].find(named)?.click() }}
+        return !!document.querySelector('#panel-{TABS[name][0]} .wakekit')?.panel && !!document.querySelector('#panel-{TABS[name][0]}').offsetParent }})()""")
+
+
+SEEN = {"Dataset": "!!document.querySelector('#panel-clips .wk-clip svg') && (document.querySelector('#panel-clips .wk-clip').click(), true)", "Synthesize": "!!document.querySelector('#panel-synthesize .wk-voice')", "Train": "!!document.querySelector('#panel-train .wk-choice')",
+        "Evaluate": "!!document.querySelector('#panel-evaluate .wk-det svg')", "Try live": "!!document.querySelector('#panel-live option')", "Ship": "!!document.querySelector('#panel-ship td a')", "Environment": "!!document.querySelector('#panel-environment td')"}
+ALSO = {"Train": "document.querySelector('#panel-train .wk-more').open = true", "Ship": "document.querySelector('#panel-ship details').open = true"}
+
+def pictures(a):
+    "Every tab as people see it"
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        root, sound = Path(stack.enter_context(tempfile.TemporaryDirectory())), None
+        if a.url: url, dataset = a.url, a.dataset
+        else:
+            url, client = stack.enter_context(house(root))
+            dataset, sound = "kitchen", learnt(client, root)
+        for dark in (False, True):
+            for width in (1440, 390):
+                page = browser(root/f"{width}-{dark}", width, dark, sound)
+                opened(page, url, dataset)
+                for name in TABS:
+                    page.look(width, dark)
+                    tab(page, name)
+                    if name in SEEN: page.until(SEEN[name])
+                    if name in ALSO: page.run(ALSO[name])
+                    if name == "Record & upload" and sound:
+                        page.run("document.querySelector('#panel-record .wk-big').click()")
+                        page.until("!document.querySelector('#panel-record .wk-after').hidden")
+                    if name == "Try live" and sound:
+                        page.run("document.querySelector('#panel-live .wk-big').click()")
+                        time.sleep(12)
+                    time.sleep(1)
+                    page.look(width, dark, min(4000, page.run("Math.max(800, document.querySelector('.gradio-container').scrollHeight)")))
+                    time.sleep(.5)
+                    page.picture(file := out/f"{TABS[name][0]}-{width}-{'dark' if dark else 'light'}.png")
+                    print(file)
+                    if name == "Try live" and sound: page.run("document.querySelector('#panel-live .wk-big').click()")
+                if page.console: print("the browser's console says:", page.console, file=sys.stderr)
+                page.close()
+
+def learnt(client, root, phrase="hey jarvis"):
+    "A dataset of synthesized clips and a training on it; a recording in which the phrase is said"
+    from wakekit.data.audio import save_audio
+    client.create_dataset("kitchen", phrase)
+    client.synthesize("kitchen", 60, 60).wait()
+    job = client.train("kitchen", "tiny", {"epochs": 6, "data.synthetic": 300, "data.near_misses": 150, "data.filler": 300}, force=True)
+    job.wait()
+    client.promote("kitchen", job)
+    said, rng = [client.audio("kitchen", c["id"]) for c in client.clips("kitchen", label="positive")][:2], np.random.default_rng(0)
+    parts = [p for x in said for p in (np.zeros(24_000), .5*x/np.abs(x).max(), np.zeros(24_000))]
+    x = np.concatenate(parts)
+    save_audio(root/"microphone.wav", (x + 3e-4*rng.standard_normal(len(x))).astype(np.float32))
+    return root/"microphone.wav"
+
+
+def speed(a):
+    "What people wait for"
+    from wakekit.data.interchange import Dataset
+    with contextlib.ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for name, n in ("few", 20), ("many", 20_000):
+            d, rng = Dataset.create(root/"service"/"datasets"/name, "hey jarvis"), np.random.default_rng(n)
+            for at in range(0, n, 500): d.commit([d.stage(rng.normal(0, .1, 8000).astype(np.float32), ("positive", "negative")[i%2], speaker=f"person {i%40}") for i in range(at, min(n, at + 500))])
+        url, client = stack.enter_context(house(root))
+        client.dataset("many")
+        page, firsts, tabs, browse = browser(root/"browser"), [], {}, {}
+        stack.callback(page.close)
+        opened(page, url, "few") # the browser's cache is warm from here on
+        for _ in range(5):
+            begun = time.perf_counter()
+            page.open(url, "!!document.querySelector('#panel-record .wk-say strong') && document.querySelector('#panel-record').offsetParent !== null")
+            firsts.append(time.perf_counter() - begun)
+        for again in range(3):
+            for name in TABS:
+                begun = time.perf_counter()
+                tab(page, name)
+                if again: tabs.setdefault(name, []).append(1000*(time.perf_counter() - begun))
+        for name in ("few", "many"):
+            opened(page, url, name)
+            tab(page, "Dataset")
+            page.until("document.querySelectorAll('#panel-clips .wk-clip').length > 0")
+            for k in range(8): # look for a label, and for all again
+                want = ("positive", "")[k%2]
+                begun = time.perf_counter()
+                page.run(f"(async () => {{ const p = document.querySelector('#panel-clips .wakekit').panel; p.filter.label.value = {json.dumps(want)}; await p.first() }})()")
+                browse.setdefault(name, []).append(1000*(time.perf_counter() - begun))
+        lag = behind(page, url, client)
+    med = lambda v: round(statistics.median(v), 1)
+    found = dict(first_page_s=round(max(firsts), 2), tab_ms={k: med(v) for k, v in tabs.items()}, browse_20_ms=med(browse["few"]), browse_20000_ms=med(browse["many"]), curve_behind_s=lag)
+    marks = found["first_page_s"] <= 3 and max(found["tab_ms"].values()) <= 300 and found["browse_20000_ms"] <= max(300, 3*found["browse_20_ms"]) and max(lag) <= 2
+    return found, marks
+
+def behind(page, url, client):
+    "How long after the worker has told of an epoch it is drawn, s"
+    job = client.train("few", "tiny", {"epochs": 4, "steps_per_epoch": 20, "verifier.steps": 2, "data.synthetic": 10, "data.near_misses": 6, "data.filler": 10}, force=True)
+    opened(page, url, "few")
+    tab(page, "Train")
+    page.run(f"document.querySelector('#panel-jobs .wakekit').panel.chosen.set('job', '{job.id}')")
+    lags = []
+    for n in range(1, 5):
+        page.until(f"document.querySelector('#panel-jobs .wakekit').panel.view.epochs.length >= {n} && document.querySelectorAll('#panel-jobs .wk-job svg').length === 2")
+        seen = time.time()
+        told = next(e for e in client.get(f"/jobs/{job.id}/events")["events"] if e["kind"] == "job.epoch" and e["data"]["epoch"] == n)["time"]
+        lags.append(round(seen - (told if isinstance(told, (int, float)) else datetime.datetime.fromisoformat(told).timestamp()), 2))
+    return lags
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = p.add_subparsers(dest="part", required=True)
+    pics = parts.add_parser("pictures")
+    pics.add_argument("--out", required=True)
+    pics.add_argument("--url", help="a dashboard that runs; default: one with synthesized clips")
+    pics.add_argument("--dataset", default="kitchen")
+    parts.add_parser("speed")
+    a = p.parse_args()
+    if a.part == "pictures": return pictures(a)
+    found, met = speed(a)
+    print(json.dumps(found, indent=1))
+    return 0 if met else 1
+
+
+if __name__ == "__main__": sys.exit(main())

@@ -172,7 +172,7 @@ def check(trial):
             try:
                 if Bundle.load(folder/"export").manifest["lineage"]["job_id"] != id: wrong.append(f"job {id} has the bundle of another")
             except Exception as e: wrong.append(f"job {id}: {e}")
-            rest = sorted(p.name for p in folder.iterdir() if p.name not in ("export", "run.jsonl", "clips.jsonl", ".lock", ".export.lock"))
+            rest = sorted(p.name for p in folder.iterdir() if p.name not in ("export", "heard", "run.jsonl", "clips.jsonl", ".lock", ".export.lock"))
             if rest: wrong.append(f"job {id} left {rest}")
     if "ship" in trial.jobs.values():
         try: Bundle.load(trial.root/"shelf"/"current")

@@ -43,7 +43,7 @@ def delete_job(
 # %% ../../nbs/serve/39_leftovers.ipynb #4a6e0f7e
 KEEP_WORK_S = 14*86_400 # Checkpoints and clips of jobs that failed or were cancelled stay for so long, s
 KEEP_LOGS_S = 90*86_400 # Logs of jobs that have ended, s
-_RECORD = ("export", "run.jsonl", "clips.jsonl") # Of a job's files, what it was for
+_RECORD = ("export", "heard", "run.jsonl", "clips.jsonl") # Of a job's files, what it was for
 
 def prune_jobs(
     queue:Queue,                  # Where they are

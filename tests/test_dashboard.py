@@ -195,6 +195,8 @@ def test_a_training_is_followed_judged_shipped_and_gone(house, desk):
     assert client.jobs()[0]["state"] == "succeeded", client.jobs()[0]["error"]
     desk.until("document.querySelector('#panel-jobs .wk-job .wk-state')?.textContent === 'done'")
     assert desk.run("document.querySelectorAll('#panel-jobs .wk-job svg').length") == 2
+    desk.run("document.querySelector('#panel-jobs .wk-job details').open = true")
+    desk.until("document.querySelector('#panel-jobs .wk-log').innerText.includes('epoch')")
     # judged
     desk.tab("Evaluate")
     desk.until("!!document.querySelector('#panel-evaluate .wk-det svg .curve')")
@@ -236,6 +238,44 @@ def test_the_microphone_wakes_it(house, desk):
 
 
 @browsers
+def test_a_job_that_failed_says_why_and_is_tried_again(house, desk):
+    client = house["client"]
+    client.create_dataset("broken", "hey broken")
+    for k in range(10):
+        for label in ("positive", "negative"): client.upload("broken", [room(1.2, [.3] if label == "positive" else [], seed=100 + 2*k + (label == "negative"))], label)
+    job = client.train("broken", "tiny", {"epochs": 1, "steps_per_epoch": 1, "verifier.steps": 1, "data.synthetic": 4, "data.near_misses": 2, "data.filler": 4})
+    client.ask("DELETE", "/datasets/broken")
+    desk.run(f"document.querySelector('.wk-desk .wakekit, #panel-desk .wakekit').panel.chosen.set('job', '{job.id}')")
+    desk.tab("Train")
+    until(lambda: job.now()["state"] in ("failed", "succeeded"))
+    if job.now()["state"] == "failed": # it was not yet frozen when its dataset went
+        desk.until("document.querySelector('#panel-jobs .wk-job .wk-state')?.textContent === 'failed'")
+        assert "deleted" in desk.run("document.querySelector('#panel-jobs .wk-job .wk-bad').innerText")
+        desk.until("document.querySelector('#panel-jobs .wk-log').innerText.includes('deleted')")
+        desk.press("jobs", "Try again")
+        until(lambda: job.now()["attempt"] > 1 or job.now()["state"] != "failed")
+    with contextlib.suppress(Exception): job.cancel()
+
+
+@browsers
+def test_what_was_recorded_goes_where_it_was_recorded_for(house, desk):
+    client = house["client"]
+    for name in ("one", "two"): client.create_dataset(name, f"hey {name}")
+    desk.until("[...document.querySelectorAll('.wk-desk option')].some(o => o.value === 'two')")
+    desk.put(".wk-desk select", "one")
+    desk.says("record", "hey one")
+    desk.press("record", "Record")
+    desk.until("!document.querySelector('#panel-record .wk-after').hidden")
+    desk.run(desk.panel("record", ".choose(-1)")) # another line is chosen, and another dataset
+    desk.put(".wk-desk select", "two")
+    desk.says("record", "hey two")
+    desk.press("record", "Keep in one")
+    [clip] = until(lambda: list(client.clips("one")))
+    assert clip["label"] == "positive" and list(client.clips("two")) == []
+    for name in ("one", "two"): client.ask("DELETE", f"/datasets/{name}")
+
+
+@browsers
 def test_a_service_that_goes_and_comes_back(house, desk):
     desk.put("#panel-record input[placeholder=anna]", "berta")
     house["training"].stop(signal.SIGKILL)
@@ -244,6 +284,10 @@ def test_a_service_that_goes_and_comes_back(house, desk):
     house["training"].start()
     desk.until("document.querySelector('.wk-desk .wk-note.bad').hidden")
     assert desk.run("document.querySelector('#panel-record input[placeholder=anna]').value") == "berta"
+    house["training"].stop(signal.SIGKILL) # and who opens the page meanwhile
+    desk.open(house["url"], "!!document.querySelector('.wk-desk .wk-note.bad:not([hidden])')")
+    house["training"].start()
+    desk.until("document.querySelectorAll('#panel-record .wk-prompt').length > 2")
 
 
 @browsers
@@ -351,6 +395,36 @@ def test_bodies_pass_and_headers_are_chosen(tmp_path):
     assert "cookie" not in headers and "x-forwarded-for" not in headers
 
 
+def test_no_address_leads_to_another_host(tmp_path):
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    asked = []
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, dict(self.headers)))
+            self.send_response(200)
+            self.end_headers()
+        log_message = lambda *a: None
+    other = HTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    try:
+        web = TestClient(app_of(tmp_path), base_url="http://127.0.0.1")
+        there = f"http://127.0.0.1:{other.server_port}/steal"
+        for path in (f"/api{there}", f"/api/api{there}", f"/api/{there}", f"/api//{there[7:]}", f"/api/..//{there[7:]}", f"/api/%2e%2e/{there}", f"/api/@127.0.0.1:{other.server_port}/"):
+            assert web.get(path).status_code in (404, 502), path
+    finally: other.shutdown()
+    assert asked == []
+
+
+def test_another_token_than_the_services_is_said(tmp_path):
+    import httpx2 as httpx
+    from wakekit.serve.training import create_app as training_app
+    service = training_app(Settings(data_dir=tmp_path, training_dir=tmp_path/"training", models_dir=tmp_path/"models", device="cpu", api_token="the service's own"))
+    app = create_app(Settings(data_dir=tmp_path/"desk", models_dir=tmp_path/"models", device="cpu"), Relay("http://127.0.0.1", "", httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://127.0.0.1")), Client(http=TestClient(service)))
+    found = TestClient(app, base_url="http://127.0.0.1").get("/api/datasets")
+    assert found.status_code == 502 and found.json()["code"] == "other_token" # a 401 would send people to the door of the dashboard
+
+
 def test_what_is_too_large_is_refused_before_it_is_sent(tmp_path):
     web = TestClient(app_of(tmp_path), base_url="http://127.0.0.1")
     r = web.post("/api/datasets/kitchen/recordings", content=b"RIFF", headers={"Content-Length": "3000000000", "Content-Type": "audio/wav"})
@@ -371,10 +445,12 @@ def test_a_bundle_that_arrives_damaged_is_not_kept(tmp_path):
 
 def test_the_few_latest_detectors_stay(tmp_path):
     class Many:
-        def get(self, path): return dict(current=1)
-        def download(self, name, folder): toy_bundle(folder)
+        def get(self, path): return dict(current=1, versions=[dict(number=1, version="0123456789ab")])
+        def download(self, name, folder, number): toy_bundle(folder)
     to_try = ToTry(tmp_path/"try", Many())
     for k in range(9):
         assert to_try.fetch("model", f"m{k}")["phrase"]
-        os.utime(tmp_path/"try"/f"m{k}-1", (k + 1, k + 1))
-    assert len(list((tmp_path/"try").iterdir())) <= 7 and (tmp_path/"try"/"m8-1").is_dir()
+        os.utime(tmp_path/"try"/f"m{k}-1-01234567", (k + 1, k + 1))
+    assert len(list((tmp_path/"try").iterdir())) <= 7 and (last := tmp_path/"try"/"m8-1-01234567").is_dir()
+    (last/"model.onnx").unlink() # half of it went
+    assert to_try.fetch("model", "m8")["phrase"] and (last/"model.onnx").is_file()

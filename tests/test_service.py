@@ -781,6 +781,15 @@ def busy(tmp_path):
     yield s
     s.close()
 
+def test_jobs_and_the_trash_are_filtered(busy, web):
+    assert {j.kind for j in busy.queue.jobs(kind="deploy")} == {"deploy"} and len(busy.queue.jobs(kind="train")) + len(busy.queue.jobs(kind="deploy")) == len(busy.queue.jobs())
+    assert {j["kind"] for j in web.get("/jobs?kind=deploy").json()["jobs"]} == {"deploy"} and web.get("/jobs?kind=synthesize").json() == {"jobs": []} and web.get("/jobs?kind=cake").status_code == 422
+    for k, (label, speaker) in enumerate((("positive", "anna"), ("negative", "anna"), ("positive", "bert"))):
+        clip = upload(web, label=label, seed=500 + k, speaker=speaker).json()
+        assert web.delete(f"/datasets/kitchen/recordings/{clip['id']}").status_code == 200
+    count = lambda **how: web.get("/datasets/kitchen/trash", params=how).json()["total"]
+    assert (count(), count(label="positive"), count(speaker="anna"), count(label="negative", speaker="bert"), count(search="bert")) == (3, 2, 2, 0, 1)
+
 @pytest.mark.parametrize("content", ["{}", "[]", '{"phrase": 7}', "no json"])
 def test_a_dataset_that_was_damaged_by_hand_spoils_no_listing(web, tmp_path, content):
     web.post("/datasets", json=dict(name="attic", phrase="hey attic"))

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/53_cli_serve.ipynb #98c1b49f
 import contextlib, signal, subprocess, sys, time, urllib.error, urllib.request
 from .cli_data import command, commands, settings_of
+from .cli_live import orderly
 from .core import LockError, WakekitError
 from .terminal import UsageError, arg, plain, say, show
 
@@ -31,13 +32,13 @@ def _answers(url):
     "Is there a training service?"
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/health", timeout=3) as r: return b"data_root" in r.read()
-    except urllib.error.HTTPError: return True # somebody is there
+    except urllib.error.HTTPError as e: return e.code in (401, 403, 503) # somebody is there
     except (OSError, ValueError): return False
 
 @contextlib.contextmanager
-def _beside(s, patience_s=120.):
+def _beside(s, env_file, patience_s=120.):
     "A training service at the address of the settings, as long as it is wanted"
-    child = subprocess.Popen([sys.executable, "-c", "import sys; from wakekit.cli import main; sys.exit(main())", "serve", "training", "--port", str(s.training_url.rpartition(":")[2])])
+    child = subprocess.Popen([sys.executable, "-c", "import sys; from wakekit.cli import main; sys.exit(main())", "serve", "training", "--port", str(s.training_url.rpartition(":")[2]), *(["--env-file", str(env_file)] if env_file else [])])
     try:
         end = time.monotonic() + patience_s
         while not _answers(s.training_url):
@@ -63,7 +64,7 @@ def _serve_dashboard(a):
     there = _answers(s.training_url)
     own = not there and s.training_url == type(s)().training_url
     def ready(address): say(f"the dashboard: {address}\nthe training service: {s.training_url}" + ("" if there or own else " does not answer yet; the page waits for it") + "\nCtrl-C stops " + ("both" if own else "it"))
-    with _beside(s) if own else contextlib.nullcontext(): serve(s, a.host, a.port, ready)
+    with orderly(), _beside(s, a.env_file) if own else contextlib.nullcontext(): serve(s, a.host, a.port, ready)
 
 # %% ../nbs/53_cli_serve.ipynb #69b6a45c
 @command("worker", "Take trainings from the queue, one at a time; one worker for each GPU",

@@ -251,6 +251,8 @@ def save_back(
         why = "Drive is full: delete something there and empty its bin" if getattr(e, "errno", None) in _FULL or "No space left" in str(e) else "mount Drive again"
         raise ColabError(f"{to.name} was not saved to Drive ({getattr(e, 'strerror', None) or e}). {why}; until then it is in {source}") from None
     finally:
+        if old.exists() and not to.exists():
+            with contextlib.suppress(OSError): os.replace(old, to) # the one before is better than none
         for rest in (part, old) if to.exists() else (part,):
             with contextlib.suppress(OSError): shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
     return to

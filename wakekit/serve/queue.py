@@ -125,11 +125,13 @@ def jobs(self:Queue,
     dataset:str="", # Only of this dataset
     limit:int=100,  # At most so many
     skip:int=0,     # After so many
+    kind:str="",    # Only of this kind
 )->list:            # `Job`s, the latest first
     "List jobs"
     query = sa.select(jobs).order_by(jobs.c.created.desc(), jobs.c.id).limit(limit).offset(skip)
     if state: query = query.where(jobs.c.state == state)
     if dataset: query = query.where(jobs.c.dataset == dataset)
+    if kind: query = query.where(jobs.c.kind == kind)
     return [_job(r) for r in self.db.rows(query)]
 
 @patch

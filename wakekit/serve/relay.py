@@ -7,8 +7,7 @@ __all__ = ['TAKEN', 'GIVEN', 'UI', 'WEB', 'KEPT', 'Relay', 'relay_routes', 'Door
            'try_routes']
 
 # %% ../../nbs/serve/45_relay.ipynb #1152db33
-import asyncio, hashlib, hmac, html, secrets, shutil, threading, uuid
-from http.cookies import CookieError, SimpleCookie
+import asyncio, contextlib, hashlib, hmac, html, secrets, shutil, threading, uuid
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs
@@ -16,7 +15,8 @@ import wakekit
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, StreamingResponse
 from pydantic import Field
-from ..core import need
+from starlette.requests import cookie_parser
+from ..core import WakekitError, need
 from .catalog import name_problem
 from .client import Client, ServiceError
 from .http import Problem, Strict
@@ -35,19 +35,23 @@ class Relay:
         http=None,    # An `AsyncClient` of httpx to use instead
     ):
         self.url, self.httpx = url.rstrip("/"), need("httpx2", "serve")
-        self.http = http or self.httpx.AsyncClient(base_url=self.url, timeout=self.httpx.Timeout(120, connect=5), limits=self.httpx.Limits(max_connections=100))
-        self.extra = {"authorization": f"Bearer {token}"} if token else {}
+        self.http = http or self.httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=self.httpx.Timeout(200, connect=5), limits=self.httpx.Limits(max_connections=100))
+        self.extra = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {token}"} if token else {})
 
     async def __call__(self,
         request:Request, # From a page
         path:str,        # Below the service, with its question
     ):                   # What the service answers
         "Pass a request on"
+        if not path.startswith("/"): raise Problem(404, "there is no such address") # httpx would take it for another host
         headers = {k: v for k in TAKEN if (v := request.headers.get(k))} | self.extra
         body = request.stream() if "content-length" in headers or "transfer-encoding" in request.headers else None
         try: r = await self.http.send(self.http.build_request(request.method, path, headers=headers, content=body), stream=True)
         except self.httpx.TransportError as e: raise Problem(502, f"the training service at {self.url} does not answer ({type(e).__name__}): is it running? wakekit serve training starts it", "away") from None
         except self.httpx.InvalidURL: raise Problem(404, "there is no such address") from None
+        if r.status_code == 401:
+            await r.aclose()
+            raise Problem(502, f"the training service at {self.url} does not take the token of this dashboard: give both the same WAKEKIT_API_TOKEN", "other_token")
         return StreamingResponse(self._pieces(r), r.status_code, {k: v for k in GIVEN if (v := r.headers.get(k))})
 
     async def _pieces(self, r):
@@ -63,9 +67,10 @@ def relay_routes(
     r = APIRouter(include_in_schema=False)
     async def passed(request:Request):
         path = request.scope["raw_path"].decode("ascii", "replace").partition("?")[0] # some servers leave the question in it
-        here = request.scope.get("root_path", "") + "/api"
+        here = next((h for h in (request.scope.get("root_path", "") + "/api", "/api") if path.startswith(f"{h}/")), None)
+        if here is None: raise Problem(404, "there is no such address")
         query = request.scope["query_string"].decode("ascii", "replace")
-        return await relay(request, path.removeprefix(here).removeprefix("/api") + (f"?{query}" if query else ""))
+        return await relay(request, path[len(here):] + (f"?{query}" if query else ""))
     r.add_api_route("/api/{path:path}", passed, methods=["GET", "HEAD", "POST", "PATCH", "DELETE"])
     return r
 
@@ -85,10 +90,8 @@ class Door:
         self.pass_ = hmac.new(token.encode(), b"wakekit dashboard", hashlib.sha256).hexdigest()
 
     def _known(self, scope):
-        given = SimpleCookie()
-        try: given.load(b"; ".join(v for k, v in scope["headers"] if k == b"cookie").decode("latin-1"))
-        except CookieError: return False
-        return "wakekit" in given and secrets.compare_digest(given["wakekit"].value.encode(), self.pass_.encode())
+        given = cookie_parser(b"; ".join(v for k, v in scope["headers"] if k == b"cookie").decode("latin-1")) # other programs of this host have cookies, too, of whatever form
+        return secrets.compare_digest(given.get("wakekit", "").encode("utf-8", "replace"), self.pass_.encode())
 
     async def __call__(self, scope, receive, send):
         if not self.token or scope["type"] not in ("http", "websocket"): return await self.app(scope, receive, send)
@@ -170,14 +173,18 @@ def _job(self, id):
 def _model(self, name):
     "The current version of a model"
     about = self.client.get(f"/models/{name}")
-    return self._put(f"{name}-{about['current']}", lambda part: self.client.download(name, part))
+    v = next(v for v in about["versions"] if v["number"] == about["current"])
+    return self._put(f"{name}-{v['number']}-{v['version'][:8]}", lambda part: self.client.download(name, part, v["number"]))
 
 def _put(self, name, write):
     "A folder, whole or not at all"
     folder = self.folder/name
     if folder.is_dir():
-        folder.touch() # the latest to be used
-        return name
+        with contextlib.suppress(WakekitError, OSError):
+            Bundle.load(folder)
+            folder.touch() # the latest to be used
+            return name
+        shutil.rmtree(folder, ignore_errors=True) # half of it is gone
     part = self.folder/f".{uuid.uuid4().hex[:8]}.part"
     try:
         part.mkdir()
@@ -204,5 +211,5 @@ def try_routes(
     def use(what:Wanted):
         if why := name_problem(what.name): raise Problem(422, why, "bad_name")
         try: return to_try.fetch(what.kind, what.name)
-        except ServiceError as e: raise Problem(e.status or 502, str(e), e.code) from None
+        except ServiceError as e: raise Problem(502 if e.status in (0, 401) else e.status, str(e), e.code) from None
     return r

@@ -210,8 +210,9 @@ def recording_routes(
         return s.catalog.page(name, limit, cursor, search=search, label=label, speaker=speaker, source=source, voice=voice)
 
     @r.get("/trash", response_model=PageOut, responses=errors(404))
-    def list_trashed(name:Name, limit:Annotated[int, Query(ge=1, le=1000)]=100, cursor:Cursor=""):
-        return s.catalog.page(name, limit, cursor, trashed=True)
+    def list_trashed(name:Name, limit:Annotated[int, Query(ge=1, le=1000)]=100, cursor:Cursor="", label:Label|None=None, speaker:Text="", source:Text="", voice:Text="", search:Annotated[str, Query(max_length=200)]=""):
+        "Clips in the trash, as the others are listed"
+        return s.catalog.page(name, limit, cursor, trashed=True, search=search, label=label, speaker=speaker, source=source, voice=voice)
 
     @r.delete("/trash", responses=errors(404, 503, 507))
     def purge(name:Name)->dict[str, int]:

@@ -58,15 +58,19 @@ export class Service {
   }
   /** An address that an <audio> or a link can take */
   async media(path, params) { return this.url(path, params) }
-  async ask(method, path, { params, body, headers, signal } = {}) {
+  async ask(method, path, { params, body, headers, signal, tries = 3 } = {}) {
     let r
     const json = body !== undefined && !(body instanceof FormData || body instanceof Blob)
     try { r = await fetch(this.url(path, params), { method, signal, headers: { ...json && { 'Content-Type': 'application/json' }, ...headers }, body: json ? JSON.stringify(body) : body, credentials: 'same-origin' }) } catch (e) {
       if (e.name === 'AbortError') throw e
       throw new Trouble(0, { detail: 'The dashboard does not answer. Is it still running? This page goes on when it is back.', code: 'away' })
     }
-    const about = r.headers.get('content-type') ?? '', found = about.includes('json') ? await r.json() : await r.text()
+    const about = r.headers.get('content-type') ?? '', found = /^application\/([\w.-]+\+)?json\b/.test(about) ? await r.json() : await r.text()
     if (r.ok) return found
+    if (r.status === 503 && method === 'GET' && tries > 1) { // busy: it says when to come again
+      await new Promise(done => setTimeout(done, 1000 * Math.min(Number(r.headers.get('retry-after')) || 1, 5)))
+      return this.ask(method, path, { params, headers, signal, tries: tries - 1 })
+    }
     if (r.status === 401) location.reload() // to the door
     throw new Trouble(r.status, typeof found === 'object' ? found : { detail: `The dashboard answered ${r.status}.` })
   }
@@ -144,12 +148,16 @@ export class Panel {
   /** Run something that a button asked for: the button waits, trouble is told */
   async doing(button, work) {
     if (button?.disabled) return
+    const had = button && document.activeElement === button
     if (button) { button.disabled = true; button.setAttribute('aria-busy', 'true') }
     try { return await work() } catch (e) {
       if (e.name === 'AbortError') return
       if (!(e instanceof Trouble)) console.error(e)
       this.say(e.message, 'bad')
-    } finally { if (button) { button.disabled = false; button.removeAttribute('aria-busy') } }
+    } finally {
+      if (button) { button.disabled = false; button.removeAttribute('aria-busy') }
+      if (had && document.activeElement === document.body) button.focus()
+    }
   }
   /** Again and again while the panel can be seen, and slower when it fails */
   every(ms, look) {
@@ -174,7 +182,7 @@ export class Panel {
 /** Ask before something that hurts */
 export function sure(text, yes = 'Yes', no = 'No') {
   return new Promise(done => {
-    const box = h('dialog.wk-dialog', h('p', text), h('div.wk-bar', h('button.wk-main', { type: 'button', click: () => end(true) }, yes), h('button', { type: 'button', click: () => end(false) }, no)))
+    const box = h('dialog.wk-dialog', h('p', text), h('div.wk-bar', h('button.wk-main', { type: 'button', click: () => end(true) }, yes), h('button', { type: 'button', autofocus: true, click: () => end(false) }, no)))
     const end = said => { box.close(); box.remove(); done(said) }
     box.addEventListener('cancel', () => end(false))
     ;(document.querySelector('.wk') ?? document.body).append(box)

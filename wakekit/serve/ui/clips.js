@@ -12,7 +12,7 @@ export class Clips extends Panel {
     Object.assign(this, { page: 0, cursors: [''], rows: [], at: -1, undone: [] })
     this.filter = {
       label: h('select', { change: () => this.first() }, options([['', 'all labels'], ...LABELS.map(l => [l])], '')),
-      speaker: h('select', { change: () => this.first() }),
+      speaker: h('input', { type: 'search', placeholder: 'speaker', size: 12, input: () => this.soon() }),
       source: h('input', { type: 'search', placeholder: 'source', size: 12, input: () => this.soon() }),
       search: h('input', { type: 'search', placeholder: 'words in notes and names', input: () => this.soon() }),
     }
@@ -36,7 +36,8 @@ export class Clips extends Panel {
     this.player = h('audio')
     this.watcher = new IntersectionObserver(seen => { for (const e of seen) if (e.isIntersecting) { this.watcher.unobserve(e.target); this.thumb(e.target) } }, { rootMargin: '200px' })
     this.stops.push(() => this.watcher.disconnect(), () => this.player.pause())
-    this.on('dataset', () => { this.undone = []; this.first() })
+    this.on('dataset', () => { this.undone = []; this.undoButton.disabled = true; this.first() })
+    this.on('back', () => this.load())
     this.on('clips', () => this.shown ? this.load() : (this.stale = true))
     this.every(2000, async () => { if (this.stale) { this.stale = false; await this.load() } })
     this.first()
@@ -47,7 +48,12 @@ export class Clips extends Panel {
   recolour() { if (this.seen) this.draw() }
   soon() { clearTimeout(this.timer); this.timer = setTimeout(() => this.first(), 300) }
   first() { Object.assign(this, { page: 0, cursors: [''], at: -1 }); return this.load() }
-  turn(by) { this.page = Math.max(0, this.page + by); this.at = -1; this.load() }
+  turn(by) {
+    const to = this.page + by
+    if (this.cursors[to] === undefined) return
+    Object.assign(this, { page: to, at: -1 })
+    this.load()
+  }
 
   async load() {
     this.nothing.hidden = !!this.name
@@ -70,9 +76,8 @@ export class Clips extends Panel {
   tell(about) {
     const tile = (n, text, more) => h('div.wk-tile', h('b', n), text, more ? h('small', more) : null)
     this.facts.replaceChildren(...LABELS.map(l => tile(count(about.labels[l]?.clips ?? 0), l, duration(about.labels[l]?.duration_s ?? 0))),
-      tile(count(Object.keys(about.speakers).length), 'speakers and voices'), tile(count(about.trash), 'in the trash'), tile(about.ready ? '✓' : '…', about.ready ? 'enough to train on' : 'not enough yet', about.missing))
-    const now = this.filter.speaker.value, names = Object.entries(about.speakers).sort((a, b) => b[1] - a[1]).slice(0, 300)
-    this.filter.speaker.replaceChildren(...options([['', 'all speakers'], ...names.map(([n, k]) => [n, `${n || 'not said'} (${k})`]).filter(([n]) => n)], now))
+      tile(count(about.speakers.positive ?? 0), 'say the phrase', 'people and voices'), tile(count(about.trash), 'in the trash'), tile(about.ready ? '✓' : '…', about.ready ? 'enough to train on' : 'not enough yet', about.missing))
+    this.thrown = about.trash
   }
 
   show() {
@@ -82,8 +87,8 @@ export class Clips extends Panel {
     this.number.textContent = this.rows.length ? `${count(first + 1)}–${count(first + this.rows.length)} of ${count(this.total)}` : ''
     this.back.disabled = this.page === 0
     this.forth.disabled = this.cursors.length <= this.page + 1
-    this.empty.hidden = !this.trash.checked || !this.total
-    if (this.at >= 0) this.choose(Math.min(this.at, this.rows.length - 1), false)
+    this.empty.hidden = !this.trash.checked || !this.thrown
+    if (this.at >= 0) this.choose(Math.min(this.at, this.rows.length - 1))
     else { this.detail.hidden = true; this.hint.hidden = !this.rows.length }
   }
 
@@ -92,7 +97,7 @@ export class Clips extends Panel {
     wave.clip = c
     this.watcher.observe(wave)
     return h('div.wk-clip', { role: 'option', 'aria-selected': 'false', click: () => { this.choose(i); this.list.focus() } },
-      h('button.wk-play', { type: 'button', tabIndex: -1, title: 'Play', 'aria-label': `Play ${c.original_name || c.id}`, click: e => { e.stopPropagation(); this.choose(i, false); this.play() } }, '▶'),
+      h('button.wk-play', { type: 'button', tabIndex: -1, title: 'Play', 'aria-label': `Play ${c.original_name || c.id}`, click: e => { e.stopPropagation(); this.choose(i); this.play() } }, '▶'),
       wave, h(`span.wk-tag.${c.label}`, c.label), h('span.wk-who', c.speaker || c.voice || ''), h('span.wk-dim.wk-rest', `${c.duration_s.toFixed(1)} s`, c.original_name ? ` · ${c.original_name}` : '', c.notes ? ` · ${c.notes}` : ''))
   }
 
@@ -104,16 +109,16 @@ export class Clips extends Panel {
     } catch (e) { if (!(e instanceof Trouble)) throw e }
   }
 
-  choose(i, look = true) {
+  choose(i) {
     if (i < 0 || i >= this.rows.length) { this.detail.hidden = true; return }
     this.hint.hidden = true
     const again = this.at === i && this.detail.clip?.id === this.rows[i].id && this.detail.clip.etag === this.rows[i].etag
     this.at = i
     ;[...this.list.children].forEach((e, k) => e.setAttribute('aria-selected', String(k === i)))
+    this.list.setAttribute('aria-activedescendant', this.list.children[i].id = `clip-${this.rows[i].id}`)
     this.list.children[i].scrollIntoView({ block: 'nearest' })
     if (again && !this.detail.hidden) return
     this.describe(this.rows[i])
-    if (look) this.see(this.rows[i])
   }
 
   get clip() { return this.rows[this.at] }
@@ -124,20 +129,21 @@ export class Clips extends Panel {
     this.picture = h('canvas.wk-picture', { role: 'img', 'aria-label': 'Spectrogram, 50 Hz to 8 kHz' })
     const label = h('select', { change: set('label') }, options(LABELS.map(l => [l]), c.label)), about = [['Length', `${c.duration_s.toFixed(2)} s`], ['Added', ago(c.created)], ['Voice', c.voice], ['Licence', c.licence], ['File', c.original_name], ['Warning', c.warning]]
     this.detail.clip = c
+    this.inputs = { label, ...Object.fromEntries(['speaker', 'source', 'notes'].map(k => [k, h('input', { type: 'text', value: c[k], maxLength: 2000, change: set(k) })])) }
     this.seen = null
     this.sound = h('audio', { controls: true, preload: 'none' })
     this.service.media(`${this.path}/recordings/${c.id}/audio`).then(src => { this.sound.src = src })
     this.detail.replaceChildren(this.wave, this.picture, this.sound,
-      h('div.wk-row', field('Label', label), field('Speaker', h('input', { type: 'text', value: c.speaker, maxLength: 2000, change: set('speaker') })), field('Source', h('input', { type: 'text', value: c.source, maxLength: 2000, change: set('source') }))),
-      field('Notes', h('input', { type: 'text', value: c.notes, maxLength: 2000, change: set('notes') })),
+      h('div.wk-row', field('Label', label), field('Speaker', this.inputs.speaker), field('Source', this.inputs.source)), field('Notes', this.inputs.notes),
       h('dl', ...about.filter(([, v]) => v).flatMap(([k, v]) => [h('dt', k), h('dd', v)])),
       h('div.wk-bar', c.trashed ? h('button.wk-main', { type: 'button', click: () => this.restore() }, 'Bring it back') : h('button', { type: 'button', click: () => this.toss() }, 'To the trash')))
     this.detail.hidden = false
-    if (!this.seen) this.see(c)
+    this.see(c)
   }
 
   async see(c) {
-    if (this.seeing === c.id && this.seen) return
+    if (this.seeing === c.id) return
+    if (c.duration_s > 60) return this.outline(c) // not the whole of it for a picture
     this.seeing = c.id
     try {
       const r = await fetch(await this.service.media(`${this.path}/recordings/${c.id}/audio`)), wav = r.ok ? readWav(await r.arrayBuffer()) : null
@@ -147,6 +153,14 @@ export class Clips extends Panel {
       this.draw()
     } catch (e) { if (!(e instanceof TypeError)) throw e } // no connection
     finally { if (this.seeing === c.id) this.seeing = null }
+  }
+  async outline(c) {
+    try {
+      const text = await this.service.get(`${this.path}/recordings/${c.id}/waveform`, { width: 600 }), drawing = new DOMParser().parseFromString(text, 'image/svg+xml').documentElement
+      if (drawing.nodeName !== 'svg' || this.detail.clip?.id !== c.id) return
+      this.wave.replaceWith(this.wave = h('div.wk-thumb.wk-long', drawing))
+      this.picture.hidden = true
+    } catch (e) { if (!(e instanceof Trouble)) throw e }
   }
   draw() { if (this.seen) { drawWave(this.wave, this.seen.x); drawColumns(this.picture, this.seen.cells, BANDS) } }
 
@@ -195,6 +209,10 @@ export class Clips extends Panel {
     if (i < 0) return
     this.rows[i] = now
     this.list.children[i].replaceWith(this.row(now, i))
+    if (this.detail.clip?.id === now.id) { // what is being typed stays
+      this.detail.clip = now
+      for (const [k, e] of Object.entries(this.inputs)) if (e !== document.activeElement) e.value = now[k]
+    }
     this.choose(this.at)
     this.chosen.set('counts', Date.now())
   }
@@ -217,7 +235,7 @@ export class Clips extends Panel {
   }
   purge() {
     return this.doing(this.empty, async () => {
-      if (!await sure(`Delete ${several(this.total, 'clip')} for good? They cannot be brought back.`, 'Delete them', 'Keep them')) return
+      if (!await sure(`Delete all ${several(this.thrown, 'clip')} in the trash for good? They cannot be brought back.`, 'Delete them', 'Keep them')) return
       await this.service.remove(`${this.path}/trash`)
       this.undone = []
       this.undoButton.disabled = true

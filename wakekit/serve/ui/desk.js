@@ -22,10 +22,11 @@ export class Desk extends Panel {
 
   async load() {
     let health
+    const turn = this.turn = (this.turn ?? 0) + 1
     try {
       health = await this.service.get('/health')
       const { datasets } = await this.service.get('/datasets')
-      this.list(datasets)
+      if (turn === this.turn) await this.list(datasets)
     } catch (e) {
       this.away.hidden = false
       this.away.textContent = e.status === 0 ? e.message : `The training service does not answer: ${e.message} This page goes on by itself when it is back; nothing that you typed is lost.`
@@ -33,11 +34,13 @@ export class Desk extends Panel {
       this.pill.textContent = 'away'
       throw e
     }
+    const back = !this.away.hidden
     this.away.hidden = true
+    if (back) this.chosen.set('back', Date.now())
     const running = health.jobs?.running ?? 0, waiting = health.jobs?.queued ?? 0, workers = Array.isArray(health.workers) ? health.workers.length : health.workers ?? 0
     this.pill.className = `wk-pill ${workers ? 'good' : 'dim'}`
     this.pill.textContent = running ? `${running} running${waiting ? `, ${waiting} waiting` : ''}` : waiting ? `${waiting} waiting` : workers ? 'ready' : 'no worker'
-    this.pill.title = workers ? `${workers} worker(s)` : 'Nothing trains without a worker: wakekit worker, or wakekit serve training --workers 1'
+    this.pill.title = workers ? `${workers} worker(s)` : 'Nothing trains without a worker: start one: wakekit worker'
     if (this.was !== `${running}/${waiting}`) { this.was = `${running}/${waiting}`; this.chosen.set('jobs', Date.now()) }
   }
 
@@ -46,7 +49,11 @@ export class Desk extends Panel {
     if (key === this.known) return
     this.known = key
     const names = datasets.map(d => d.name)
-    if (!names.includes(this.chosen.get('dataset'))) this.chosen.set('dataset', names[0] ?? null)
+    const now = this.chosen.get('dataset')
+    if (!names.includes(now)) {
+      if (now) this.say(`The dataset ${now} is gone. ${names.length ? `This is ${names[0]}.` : ''}`, 'bad')
+      this.chosen.set('dataset', names[0] ?? null)
+    }
     this.which.replaceChildren(...options(datasets.map(d => [d.name, `${d.name} · “${d.phrase ?? ''}” · ${count(d.clips)} clips`]), this.chosen.get('dataset')))
     this.which.disabled = this.drop.disabled = !names.length
     this.form.hidden = names.length > 0 ? this.form.hidden : false
@@ -62,6 +69,7 @@ export class Desk extends Panel {
     return this.doing(this.make, async () => {
       const name = this.name.value.trim()
       await this.service.post('/datasets', { name, phrase: this.phrase.value.trim() })
+      this.turn++ // a listing that is under way does not know it yet
       this.chosen.set('dataset', name)
       this.form.hidden = true
       this.name.value = this.phrase.value = ''
@@ -75,7 +83,9 @@ export class Desk extends Panel {
       const name = this.chosen.get('dataset')
       if (!await sure(`Move the dataset ${name} to the trash? It can be brought back from there.`, 'To the trash', 'Keep it')) return
       await this.service.remove(`/datasets/${code(name)}`)
+      this.turn++
       this.chosen.set('job', null)
+      this.chosen.set('dataset', null)
       this.known = null
       await this.load()
     })

@@ -27,11 +27,12 @@ export class Evaluate extends Panel {
     this.root.append(this.none, this.inner)
     this.on('jobs', () => this.load())
     this.on('job', () => { this.known = null })
+    this.on('back', () => { this.known = null; this.load().catch(() => {}) })
     this.every(3000, () => this.load())
   }
 
   async load() {
-    const { jobs } = await this.service.get('/jobs', { state: 'succeeded', limit: 100 }), done = jobs.filter(j => j.kind === 'train')
+    const { jobs } = await this.service.get('/jobs', { state: 'succeeded', kind: 'train', limit: 200 }), done = jobs
     this.none.hidden = done.length > 0
     this.inner.hidden = !done.length
     const key = JSON.stringify([done.map(j => j.id), this.chosen.get('job')])
@@ -54,6 +55,7 @@ export class Evaluate extends Panel {
   show() {
     return this.doing(null, async () => {
       const id = this.which.value, m = await this.metrics(id)
+      if (id !== this.which.value) return
       this.graph.replaceChildren(...options(Object.keys(m.held_out).map(g => [g]), this.graph.value || 'float32'))
       await this.judge()
       this.page.href = this.service.url(`/jobs/${id}/report`)
@@ -62,11 +64,12 @@ export class Evaluate extends Panel {
   }
 
   async judge() {
-    const id = this.which.value, graph = this.graph.value, m = (await this.metrics(id)).held_out[graph], others = [...this.against.selectedOptions].map(o => o.value).filter(v => v !== id).slice(0, 4)
-    if (!m) return
+    const id = this.which.value, graph = this.graph.value, m = (await this.metrics(id)).held_out[graph], wanted = [...this.against.selectedOptions].map(o => o.value).filter(v => v !== id)
+    const others = (await Promise.all(wanted.map(async o => [o, (await this.metrics(o)).held_out[graph]]))).filter(([, r]) => r).slice(0, 4) // those that have this graph
+    if (!m || id !== this.which.value || graph !== this.graph.value) return
     this.m = m
     const run = (name, r, cls) => ({ name, cls, det: r.det, hours: r.at_bundle_threshold.hours, at: { fa: r.at_bundle_threshold.false_accepts_per_hour, frr: r.at_bundle_threshold.false_reject_rate } })
-    const runs = [run('this one', m, ''), ...await Promise.all(others.map(async (o, i) => run(this.jobs.find(j => j.id === o)?.payload.preset ?? o, (await this.metrics(o)).held_out[graph] ?? m, runClass[i + 1])))]
+    const runs = [run('this one', m, ''), ...others.map(([o, r], i) => run(this.jobs.find(j => j.id === o)?.payload.preset ?? o, r, runClass[i + 1]))]
     this.det.draw(runs)
     this.slider.max = m.det.length - 1
     const own = m.at_bundle_threshold
@@ -74,7 +77,7 @@ export class Evaluate extends Panel {
     this.at(own)
     const list = (title, items) => items?.length ? [h('h4', title), h('ul', items.map(t => h('li', t)))] : []
     this.words.replaceChildren(...list('Proved', m.claims), ...list('Next', m.advice))
-    const rows = [['this one', m], ...await Promise.all(others.map(async o => [titleOf(this.jobs.find(j => j.id === o)), (await this.metrics(o)).held_out[graph]]))].filter(([, r]) => r)
+    const rows = [['this one', m], ...others.map(([o, r]) => [titleOf(this.jobs.find(j => j.id === o)), r])]
     const cell = (v, [a, b], f) => h('td', f(v), ' ', h('small', `${f(a)}–${f(b)}`))
     this.table.replaceChildren(others.length ? h('table', h('thead', h('tr', ['', 'missed', 'false wakes per hour', 'calls', 'background'].map(t => h('th', t)))), h('tbody', rows.map(([name, r], i) => { const p = r.at_bundle_threshold; return h('tr', h('td', h(`i.wk-key.${runClass[i] || 'a'}`), name), cell(p.false_reject_rate, p.false_reject_rate_95, percent), cell(p.false_accepts_per_hour, p.false_accepts_per_hour_95, v => v.toFixed(2)), h('td', count(p.clips)), h('td', `${p.hours.toFixed(2)} h`)) }))) : h('p.wk-dim', 'Choose one or more above (Ctrl for several).'))
   }
@@ -100,7 +103,7 @@ export class Evaluate extends Panel {
     const audio = h('audio', { controls: true, preload: 'none' }), row = h('div.wk-sound')
     this.service.media(`/jobs/${id}/heard/${x.n}/audio`).then(src => { audio.src = src })
     const keep = (label, text) => h('button', { type: 'button', disabled: !!x.kept, click: e => this.doing(e.target, async () => {
-      const clip = await this.service.post(`/jobs/${id}/heard/${x.n}/keep`, { label })
+      const clip = await this.service.post(`/jobs/${id}/heard/${x.n}/keep`, { label }, { headers: { 'If-Match': `"${x.sha256}"` } })
       x.kept = { clip_id: clip.id, label: clip.label }
       this.chosen.set('clips', Date.now())
       row.replaceWith(this.sound(id, x))

@@ -16,7 +16,7 @@ export class JobView {
     this.words = h('p.wk-dim')
     this.curves = h('div.wk-two')
     this.log = h('pre.wk-log', { tabIndex: 0, 'aria-label': 'Log' })
-    this.box = h('details', h('summary', 'Log'), this.log)
+    this.box = h('details', { toggle: () => { if (this.box.open) { this.over = false; this.look?.() } } }, h('summary', 'Log'), this.log)
     this.root = h('section.wk-card.wk-job', { hidden: true }, this.head, this.bar, this.words, this.curves, this.box)
     this.look = panel.every(1000, () => this.refresh())
   }
@@ -84,7 +84,7 @@ export class JobView {
     this.bar.hidden = done
     this.bar.value = p.fraction ?? 0
     const words = []
-    if (j.state === 'queued') words.push('Waits for a worker. If none comes: wakekit worker starts one.')
+    if (j.state === 'queued') words.push(j.kind === 'train' ? 'Waits for a worker. If none comes: wakekit worker starts one.' : 'Waits for its turn.')
     else if (j.state === 'running') words.push(`${p.stage ?? 'begins'}, ${percent(p.fraction ?? 0, 0)}${p.seconds_left != null ? `, about ${duration(p.seconds_left)} left` : ''}${j.attempt > 1 ? `, attempt ${j.attempt}` : ''}`)
     else words.push(`${STATES[j.state]}${j.started && j.finished ? ` after ${duration((Date.parse(j.finished) - Date.parse(j.started)) / 1000)}` : ''}, ${ago(j.finished)}`)
     const point = j.result?.held_out
@@ -120,8 +120,9 @@ export class Jobs extends Panel {
 
   async load() {
     const dataset = this.all.checked || !this.chosen.get('dataset') ? null : this.chosen.get('dataset')
-    const { jobs } = await this.service.get('/jobs', { limit: 50, dataset })
-    const key = JSON.stringify([jobs.map(j => [j.id, j.state, Math.round(100 * (j.progress?.fraction ?? 0))]), this.view.id])
+    const { jobs } = await this.service.get('/jobs', { limit: 100, dataset })
+    if (dataset && dataset !== this.chosen.get('dataset')) return
+    const key = JSON.stringify([jobs.map(j => [j.id, j.state, Math.round(10 * (j.progress?.fraction ?? 0))]), this.view.id, Math.floor(Date.now() / 60_000)])
     if (key === this.drawn) return
     this.drawn = key
     const chosen = this.chosen.get('job')

@@ -76,8 +76,8 @@ export class Live extends Panel {
   recolour() { this.trace?.dirty() }
 
   async load() {
-    const [{ models }, { jobs }] = await Promise.all([this.service.get('/models'), this.service.get('/jobs', { state: 'succeeded', limit: 100 })])
-    const found = [...models.map(m => [`model ${m.name}`, `${m.name}, version ${m.current}`]), ...jobs.filter(j => j.kind === 'train').map(j => [`job ${j.id}`, `training of ${j.dataset}, ${new Date(j.finished).toLocaleString()}`])]
+    const [{ models }, { jobs }] = await Promise.all([this.service.get('/models'), this.service.get('/jobs', { state: 'succeeded', kind: 'train', limit: 200 })])
+    const found = [...models.map(m => [`model ${m.name}`, `${m.name}, version ${m.current}`]), ...jobs.map(j => [`job ${j.id}`, `training of ${j.dataset}, ${new Date(j.finished).toLocaleString()}`])]
     this.none.hidden = found.length > 0
     this.inner.hidden = !found.length
     const key = JSON.stringify(found)
@@ -89,8 +89,8 @@ export class Live extends Panel {
 
   /** The detector of what is chosen, fetched if it is not here yet */
   async model() {
-    const [kind, name] = this.which.value.split(' ')
-    return this.props.use(kind, name)
+    const chosen = this.which.value, at = chosen.indexOf(' ')
+    return this.props.use(chosen.slice(0, at), chosen.slice(at + 1))
   }
 
   start() {
@@ -101,6 +101,7 @@ export class Live extends Panel {
       this.list.replaceChildren()
       this.phrase.textContent = model.phrase
       await this.connect(model)
+      if (!this.microphone) return this.stop() // another model was chosen meanwhile
       this.button.textContent = 'Stop'
       this.button.classList.add('on')
     })
@@ -180,6 +181,6 @@ export class Live extends Panel {
     })
   }
   async decode(buffer, name) {
-    try { const d = await new AudioContext().decodeAudioData(buffer); return { samples: d.getChannelData(0), rate: d.sampleRate } } catch { throw new Trouble(0, { detail: `${name} is not a recording that this browser can read. WAV always works.` }) }
+    try { const d = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(buffer); return { samples: d.getChannelData(0), rate: d.sampleRate } } catch { throw new Trouble(0, { detail: `${name} is not a recording that this browser can read. WAV always works.` }) }
   }
 }

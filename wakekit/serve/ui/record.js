@@ -56,6 +56,7 @@ export class Record extends Panel {
     this.on('dataset', () => this.load())
     this.on('clips', () => this.counts())
     this.on('counts', () => this.counts())
+    this.on('back', () => { if (!this.prompts.length) this.load() })
     this.stops.push(() => this.microphone?.close())
     this.load()
   }
@@ -66,18 +67,20 @@ export class Record extends Panel {
     const name = this.chosen.get('dataset')
     this.nothing.hidden = !!name
     this.inner.hidden = !name
-    if (name !== this.loaded) this.after.hidden = true // what was recorded belongs to the dataset before
+    if (name !== this.loaded) { this.prompts = []; this.list.replaceChildren(); this.phrase.replaceChildren() }
     this.loaded = name
+    this.nameKeep()
     if (!name) return
     await this.doing(null, async () => {
       const about = await this.service.get(`/datasets/${code(name)}`)
-      const phrase = about.phrase || name
-      this.prompts = [{ text: phrase, label: 'positive' }, { text: `${phrase} (from further away)`, label: 'positive' }, { text: `${phrase} (quietly)`, label: 'positive' }]
+      const phrase = about.phrase || name, prompts = [{ text: phrase, label: 'positive' }, { text: `${phrase} (from further away)`, label: 'positive' }, { text: `${phrase} (quietly)`, label: 'positive' }]
       try {
         const near = await this.service.get('/near-misses', { phrase, count: 40 })
-        this.prompts.push(...near.near_misses.filter(n => !n.text.includes('[[')).slice(0, 12).map(n => ({ text: n.text, label: 'negative', hint: n.kind.replaceAll('_', ' ') })))
+        prompts.push(...near.near_misses.filter(n => !n.text.includes('[[')).slice(0, 12).map(n => ({ text: n.text, label: 'negative', hint: n.kind.replaceAll('_', ' ') })))
       } catch (e) { if (!(e instanceof Trouble)) throw e }
-      this.prompts.push({ text: 'anything else you would say here', label: 'negative' }, { text: `the room, ${ROOM_S} seconds, nobody speaks`, label: 'noise', room: true })
+      prompts.push({ text: 'anything else you would say here', label: 'negative' }, { text: `the room, ${ROOM_S} seconds, nobody speaks`, label: 'noise', room: true })
+      if (this.chosen.get('dataset') !== name) return
+      this.prompts = prompts
       this.made = {}
       this.choose(0)
       this.counts()
@@ -90,15 +93,24 @@ export class Record extends Panel {
     try {
       const { labels } = await this.service.get(`/datasets/${code(name)}`), of = l => labels[l]?.clips ?? 0, other = of('negative') + of('noise')
       const part = (n, text) => h('div', h('b', count(n)), ` ${text} `, h('progress', { max: GOOD, value: Math.min(n, GOOD), 'aria-label': text }), h('small', n < NEEDED ? `${NEEDED - n} more are needed` : n < GOOD ? `enough to begin; ${GOOD} make it good` : 'plenty'))
+      if (this.chosen.get('dataset') !== name) return
       this.tally.replaceChildren(part(of('positive'), 'with the phrase'), part(other, 'without it'))
     } catch (e) { if (!(e instanceof Trouble)) throw e }
   }
 
+  nameKeep() {
+    const elsewhere = this.took && this.took.name !== this.chosen.get('dataset')
+    this.keepButton.textContent = `Keep${this.found?.trouble.length ? ' it all the same' : ''}${elsewhere ? ` in ${this.took.name}` : ''}`
+  }
+
   choose(k) {
+    if (!this.prompts.length) return
     this.which = (k + this.prompts.length) % this.prompts.length
+    const inside = this.list.contains(document.activeElement)
     const p = this.prompts[this.which]
     this.phrase.replaceChildren(h('span.wk-dim', p.room ? 'Record' : 'Say'), h('strong', p.text), h(`span.wk-tag.${p.label}`, KINDS[p.label]))
     this.list.replaceChildren(...this.prompts.map((q, i) => h('button.wk-prompt', { type: 'button', role: 'option', 'aria-selected': String(i === this.which), title: q.hint ?? '', click: () => this.choose(i) }, h(`i.${q.label}`), q.text, this.made[i] ? h('small', `✓ ${this.made[i]}`) : null)))
+    if (inside) this.list.children[this.which].focus()
   }
 
   key(e) {
@@ -115,11 +127,13 @@ export class Record extends Panel {
 
   start() {
     return this.doing(this.button, async () => {
+      if (!this.prompts.length) await this.load()
+      if (!this.prompts.length) return
       this.say('')
       this.after.hidden = true
       this.player.pause()
       this.microphone ??= await Microphone.open({ worklet: this.props.worklet, chunk: 800, hear: x => this.hear(x), lost: () => { this.microphone = null; this.stop(); this.say('The microphone is gone. Plug it in again, and go on.', 'bad') } })
-      Object.assign(this, { chunks: [], heardS: 0, quietS: 0, floor: -35, room: !!this.prompts[this.which].room })
+      Object.assign(this, { chunks: [], heardS: 0, quietS: 0, floor: -35, room: !!this.prompts[this.which].room, taking: { name: this.chosen.get('dataset'), which: this.which, p: this.prompts[this.which] } })
       this.button.textContent = 'Stop'
       this.button.classList.add('on')
       clearTimeout(this.idle)
@@ -146,27 +160,27 @@ export class Record extends Panel {
     this.idle = setTimeout(() => { this.microphone?.close(); this.microphone = null; this.meter.rest() }, 60_000) // the lamp of the microphone shall not burn for ever
     if (!x.length) return
     this.sound = x
+    this.took = this.taking // whatever is chosen when it is kept
     const v = this.found = verdict(x, this.room)
     URL.revokeObjectURL(this.player.src)
     this.player.src = URL.createObjectURL(new Blob([wavBytes(x, RATE)], { type: 'audio/wav' }))
     this.player.hidden = this.after.hidden = false
     this.words.replaceChildren(h('span', `${(x.length / RATE).toFixed(1)} s · peak ${v.peakDb.toFixed(0).replace('-', '−')} dB · ${v.snr.toFixed(0)} dB above the room`), ...v.trouble.map(t => h('p.wk-bad', t)), ...v.trouble.length ? [] : [h('p.wk-good', 'Sounds good.')])
-    this.keepButton.textContent = v.trouble.length ? 'Keep it all the same' : 'Keep'
+    this.nameKeep()
     drawWave(this.wave, x)
     if (this.auto.checked && !v.trouble.length && await this.keep()) setTimeout(() => this.shown && this.start(), 700)
   }
 
   keep() {
     return this.doing(this.keepButton, async () => {
-      const name = this.chosen.get('dataset'), p = this.prompts[this.which], which = this.which
-      const file = new File([wavBytes(this.sound, RATE)], `${p.label}-${Date.now()}.wav`, { type: 'audio/wav' })
+      const { name, p, which } = this.took, sound = this.sound, here = () => name === this.chosen.get('dataset')
+      const file = new File([wavBytes(sound, RATE)], `${p.label}-${Date.now()}.wav`, { type: 'audio/wav' })
       const notes = [p.label === 'positive' || p.room ? '' : `said: ${p.text}`, this.distance.value && `distance: ${this.distance.value}`].filter(Boolean).join('; ')
       const got = await this.service.send(`/datasets/${code(name)}/recordings`, file, { label: p.label, speaker: this.speaker.value.trim(), source: 'microphone', notes })
-      this.made[which] = (this.made[which] ?? 0) + 1
-      this.after.hidden = true
-      this.player.pause()
+      if (this.sound === sound) { this.after.hidden = true; this.player.pause() }
+      if (here()) this.made[which] = (this.made[which] ?? 0) + 1
       this.say(got.warning ? `Kept, but: ${got.warning}` : 'Kept.', 'good')
-      this.choose(p.label === 'negative' && which + 1 < this.prompts.length && this.prompts[which + 1].label === 'negative' ? which + 1 : which)
+      if (here() && !this.chunks) this.choose(p.label === 'negative' && which + 1 < this.prompts.length && this.prompts[which + 1].label === 'negative' ? which + 1 : which)
       this.chosen.set('clips', Date.now())
       this.button.focus()
       return true
@@ -195,7 +209,7 @@ class Uploads {
     for (const f of files) {
       const bar = h('progress', { max: 1, value: 0 }), words = h('span.wk-dim', 'waits'), row = h('div.wk-upload', h('span', f.name), bar, words)
       this.rows.prepend(row)
-      this.queue.push({ f, bar, words, row, name, label: this.label.value })
+      this.queue.push({ f, bar, words, row, name, label: this.label.value, speaker: panel.speaker.value.trim() })
     }
     while (this.rows.children.length > 200) this.rows.lastChild.remove()
     this.work()
@@ -205,17 +219,23 @@ class Uploads {
     if (this.busy) return
     this.busy = true
     for (let job; (job = this.queue.shift());) {
-      const { f, bar, words, row, name, label } = job
+      const { f, bar, words, row, name, label, speaker } = job
       try {
         const most = this.panel.props.mostBytes
         if (most && f.size > most) throw new Trouble(413, { detail: `${bytes(f.size)}: at most ${bytes(most)} are taken at once (WAKEKIT_MAX_UPLOAD_MB). Cut it into parts, or use wakekit data import on the machine of the service.` })
         words.textContent = 'on its way'
-        const got = await this.panel.service.send(`/datasets/${code(name)}/recordings`, f, { label, speaker: this.panel.speaker.value.trim() }, share => { bar.value = share; if (share === 1) words.textContent = 'being checked' })
+        const got = await this.panel.service.send(`/datasets/${code(name)}/recordings`, f, { label, speaker }, share => { bar.value = share; if (share === 1) words.textContent = 'being checked' })
         const clip = got.added?.[0] ?? got.already?.[0] ?? got
         words.textContent = got.already?.length ? 'was there already' : `stored, ${clip.duration_s.toFixed(1)} s${clip.warning ? `; ${clip.warning}` : ''}`
         row.classList.add('good')
       } catch (e) {
         if (!(e instanceof Trouble)) console.error(e)
+        if ([0, 502, 503].includes(e.status) && (job.tries = (job.tries ?? 0) + 1) < 200) { // the service is away: it will be back
+          words.textContent = `${e.message} It is tried again.`
+          this.queue.unshift(job)
+          await new Promise(done => setTimeout(done, 3000))
+          continue
+        }
         words.textContent = e.problem?.problems?.[0]?.detail ?? e.message
         row.classList.add('bad')
       }

@@ -21,11 +21,12 @@ export class Ship extends Panel {
     this.root.append(this.said, this.none, this.mine, h('section.wk-card', h('h3', 'Models'), this.models), h('section.wk-card', h('h3', 'Devices'), this.devices, this.view.root, this.form()))
     this.on('jobs', () => this.load())
     this.on('job', () => { this.known = null })
+    this.on('back', () => { this.known = null; this.load().catch(() => {}) })
     this.every(3000, () => this.load())
   }
 
   async load() {
-    const [{ jobs }, { models }, { devices }] = await Promise.all([this.service.get('/jobs', { state: 'succeeded', limit: 100 }), this.service.get('/models'), this.service.get('/devices')]), done = jobs.filter(j => j.kind === 'train')
+    const [{ jobs }, { models }, { devices }] = await Promise.all([this.service.get('/jobs', { state: 'succeeded', kind: 'train', limit: 200 }), this.service.get('/models'), this.service.get('/devices')]), done = jobs
     this.none.hidden = done.length > 0
     this.mine.hidden = !done.length
     const key = JSON.stringify([done.map(j => j.id), this.chosen.get('job')])
@@ -46,6 +47,7 @@ export class Ship extends Panel {
     return this.doing(null, async () => {
       const id = this.which.value, job = this.jobs.find(j => j.id === id), { artifacts } = await this.service.get(`/jobs/${id}/artifacts`), get = name => this.service.get(`/jobs/${id}/artifacts/${name}`)
       const [manifest, metrics, card] = await Promise.all([get('manifest.json'), get('metrics.json'), get('README.md')]), link = await this.service.media(`/jobs/${id}/artifacts/`)
+      if (id !== this.which.value) return
       this.model.value = job.dataset
       this.card.textContent = card
       const tick = (ok, text) => h('div', h(`b.${ok ? 'wk-good' : 'wk-bad'}`, ok ? '✓ ' : '✗ '), text)

@@ -23,6 +23,7 @@ export class Synthesize extends Panel {
       h('section.wk-card', h('div.wk-bar', h('h3', 'Voices'), this.search, this.all), h('p.wk-dim', 'Press ▶ to hear one. Tick some to use only these; else all are used.'), this.audio, this.voices))
     this.root.append(this.nothing, this.inner)
     this.on('dataset', () => this.load())
+    this.on('back', () => this.load())
     this.load()
   }
 
@@ -34,21 +35,23 @@ export class Synthesize extends Panel {
     if (!this.name) return
     return this.doing(null, async () => {
       const about = await this.service.get(`/datasets/${code(this.name)}`), language = this.language.value.trim() || 'en-us'
+      if (about.name !== this.name) return
       this.phrase = about.phrase || this.name
       this.go.textContent = `Synthesize “${this.phrase}”`
       const [voices, near] = await Promise.all([this.service.get('/voices', { language }), this.service.get('/near-misses', { phrase: this.phrase, language, count: 24 })])
+      if (about.name !== this.name) return
       this.known = voices.voices
       this.misses.replaceChildren(...near.near_misses.map(n => h('li', n.text.includes('[[') ? h('span', { title: 'spoken by its sounds' }, `/${n.sounds}/`) : n.text, ' ', h('small', n.kind.replaceAll('_', ' ')))))
       this.picked.clear()
       this.draw()
       this.sum()
       const { jobs } = await this.service.get('/jobs', { dataset: this.name, limit: 50 }), last = jobs.find(j => j.kind === 'synthesize')
-      if (last) this.view.follow(last.id)
+      if (about.name === this.name) this.view.follow(last?.id ?? null)
     })
   }
 
   draw() {
-    const want = this.search.value.trim().toLowerCase(), found = this.known.filter(v => !want || `${v.name} ${v.synthesizer} ${v.language ?? ''} ${v.sex ?? ''}`.toLowerCase().includes(want)), shown = this.mixed(found, 60)
+    const want = this.search.value.trim().toLowerCase(), found = (this.known ?? []).filter(v => !want || `${v.name} ${v.synthesizer} ${v.language ?? ''} ${v.sex ?? ''}`.toLowerCase().includes(want)), shown = this.mixed(found, 60)
     this.voices.replaceChildren(...shown.map(v => h('div.wk-voice', h('button.wk-play', { type: 'button', 'aria-label': `Hear ${v.name}`, click: e => this.hear(e.currentTarget, v) }, '▶'),
       h('label', h('input', { type: 'checkbox', checked: this.picked.has(v.name), change: e => { e.target.checked ? this.picked.add(v.name) : this.picked.delete(v.name); this.sum() } }), h('span', v.name.replace(`${v.synthesizer}:`, ''), h('small', [v.synthesizer, v.language, v.sex].filter(Boolean).join(', ')))))),
       found.length > shown.length ? h('p.wk-dim', `and ${count(found.length - shown.length)} more: search for them`) : '')
@@ -84,8 +87,10 @@ export class Synthesize extends Panel {
 
   start() {
     return this.doing(this.go, async () => {
-      const key = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, body = { count: Number(this.count.value), near_misses: Number(this.near.value), language: this.language.value.trim() || 'en-us', voices: [...this.picked], seed: Math.floor(Math.random() * 2 ** 31) } // another press, other clips
-      const job = await this.service.ask('POST', `/datasets/${code(this.name)}/synthesize`, { body, headers: { 'Idempotency-Key': key } })
+      const body = { count: Number(this.count.value), near_misses: Number(this.near.value), language: this.language.value.trim() || 'en-us', voices: [...this.picked] }
+      if (JSON.stringify([this.name, body]) !== this.asked) Object.assign(this, { asked: JSON.stringify([this.name, body]), key: `${Date.now()}-${Math.random()}`, seed: Math.floor(Math.random() * 2 ** 31) }) // a press whose answer was lost is the same one
+      const job = await this.service.ask('POST', `/datasets/${code(this.name)}/synthesize`, { body: { ...body, seed: this.seed }, headers: { 'Idempotency-Key': this.key } })
+      this.asked = null // another press, other clips
       this.view.follow(job.id)
       this.chosen.set('jobs', Date.now())
     })

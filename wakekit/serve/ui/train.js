@@ -1,5 +1,5 @@
 // Train: a preset, every field with its help, and off it goes.
-import { Panel, code, field, h, options, several } from './base.js'
+import { Panel, Trouble, code, field, h, options, several } from './base.js'
 import { KINDS } from './record.js'
 
 const PRESETS = { fast: 'Minutes on two cores. Good enough to try the word today.', accurate: 'Takes much longer, and misses fewer.', tiny: 'For the smallest devices: few parameters, a little less sure.' }
@@ -32,7 +32,7 @@ export class Fields {
       const t = control.value.trim()
       if (t === '' && kinds.includes('null')) return null
       if (list) return t === '' ? [] : t.split(/[\s,]+/).map(v => (f.items?.type === 'string' ? v : Number(v)))
-      return number && !f.enum ? Number(t) : t
+      return number && !f.enum ? (t === '' ? NaN : Number(t)) : t
     }
     control.addEventListener('input', () => {
       const now = read(), bad = number && !list && now !== null && !Number.isFinite(now) || list && now.some?.(v => typeof v === 'number' && !Number.isFinite(v))
@@ -69,6 +69,7 @@ export class Train extends Panel {
       h('details.wk-more', h('summary', 'Every field'), h('div.wk-bar', this.search), this.fields.root, h('label.wk-check', this.force, 'Export the model even if it fails its gates')), this.summary, h('div.wk-bar', this.go), this.said)
     this.root.append(this.nothing, this.inner)
     this.on('dataset', () => this.load())
+    this.on('back', () => this.load())
     this.on('clips', () => this.count())
     this.load()
   }
@@ -95,9 +96,10 @@ export class Train extends Panel {
   }
 
   async choose(name) {
-    this.preset = name
     const found = await this.service.get(`/presets/${name}`)
+    this.preset = name
     this.presets.replaceChildren(...Object.keys(this.about.presets).map(n => h('button.wk-choice', { type: 'button', role: 'radio', 'aria-checked': String(n === name), click: e => this.doing(e.currentTarget, () => this.choose(n)) }, h('strong', n), h('small', PRESETS[n] ?? ''))))
+    if (document.activeElement === document.body) this.presets.querySelector('[aria-checked=true]').focus()
     this.fields.load([{ title: 'Training', schema: found.json_schema, values: found.config, prefix: '' }, { title: 'What is synthesized', schema: found.data_schema, values: this.about.data, prefix: 'data.' }], this.search.value)
   }
 
@@ -108,8 +110,11 @@ export class Train extends Panel {
 
   start() {
     return this.doing(this.go, async () => {
-      const key = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`
-      const job = await this.service.ask('POST', '/train', { body: { dataset: this.chosen.get('dataset'), preset: this.preset, config_overrides: this.fields.changed, language: this.language.value.trim() || 'en-us', priority: Number(this.priority.value), force: this.force.checked }, headers: { 'Idempotency-Key': key } })
+      if (this.fields.root.querySelector('.wk-field.bad')) throw new Trouble(0, { detail: 'A field is not right: it is marked red.' })
+      const body = { dataset: this.chosen.get('dataset'), preset: this.preset, config_overrides: this.fields.changed, language: this.language.value.trim() || 'en-us', priority: Number(this.priority.value), force: this.force.checked }
+      if (JSON.stringify(body) !== this.asked) Object.assign(this, { asked: JSON.stringify(body), key: `${Date.now()}-${Math.random()}` }) // a press whose answer was lost is the same one
+      const job = await this.service.ask('POST', '/train', { body, headers: { 'Idempotency-Key': this.key } })
+      this.asked = null
       this.chosen.set('job', job.id)
       this.chosen.set('jobs', Date.now())
       this.say('It is in the queue.', 'good')

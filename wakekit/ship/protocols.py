@@ -131,7 +131,7 @@ def judge_in(
             rooms.append(scene.drawn(c.name)[0])
         except (AudioError, OSError) as e: skipped.append(dict(file=c.name, reason=str(e)))
     if not peaks: raise AudioError(f"no call could be used: {skipped[:1]}")
-    heard, r = hear_background(detector, [Placed(b.name, b.path, b.x, b.facts, scene) for b in background]), detector.refractory_frames
+    heard, r = hear_background(detector, [Placed(b.name, b.path, b.x, b.facts, scene=scene) for b in background]), detector.refractory_frames
     point = operating_point(np.array(peaks), heard.scores, heard.hours, target, r)
     unchanged = measure(threshold, np.array(peaks), heard.scores, heard.hours, r)
     missed = [np.array(peaks)[np.array(rooms)==k] < point.threshold for k in range(len(scene.rooms))]

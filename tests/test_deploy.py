@@ -372,6 +372,7 @@ def test_killed_at_any_moment(sshd, tmp_path, bundles, by):
     assert not trouble, trouble[:3]
     deploy(bundles[0], t)
     assert current(folder) == bundle_version(bundles[0]) and not (folder/".pending").exists() and not (folder/".deploying").exists()
+    if len(releases(t)) > 3: deploy(bundles[1], t) # those that were killed just before their switch go with the next one that changes something
     assert len(releases(t)) <= 3
     for _ in range(20): # an rsync that outlived its parent may leave its side folder, until a later deployment sweeps it away
         if not list((folder/"releases").glob("*.part")): break

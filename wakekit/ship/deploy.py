@@ -308,9 +308,11 @@ def deploy(
     done = lambda changed, found: Deployment(target.name, target.place, ship.version, found.before if found.before != ship.version else "", ship.phrase, changed, _asked(shell), tuple(say))
     say("check", f"{ship.path.name} is whole: “{ship.phrase}”, version {ship.version}")
     runs = lambda found: not force and not found.pending and found.current == ship.version and (not _asked(shell) or _quiet(shell).get("version") == ship.version)
-    if runs(found := _seen(shell)): return say("done", "it runs already") or done(False, found)
+    if runs(found := _seen(shell)) and len(found.releases) <= target.keep: return say("done", "it runs already") or done(False, found)
     with DeviceLock(shell, target.timeout_s) as lock:
-        if runs(found := _seen(shell)): return say("done", "it runs already") or done(False, found) # somebody else was faster
+        if runs(found := _seen(shell)): # somebody else was faster, or deployments that died before their switch left more than is kept
+            found = _prune(shell, lock.owner, say)
+            return say("done", "it runs already") or done(False, found)
         if found.pending: say("check", f"an earlier deployment of {found.pending[0]} did not come to its end; {found.base or 'nothing'} is what ran before it")
         try: _store(shell, lock.owner, ship, found, say)
         except (DeployError, OSError) as e: raise DeployError(f"{target.name}: {e}. Nothing was switched: {found.current or 'nothing'} is current as before") from e

@@ -240,21 +240,20 @@ def test_the_microphone_wakes_it(house, desk):
 @browsers
 def test_a_job_that_failed_says_why_and_is_tried_again(house, desk):
     client = house["client"]
-    client.create_dataset("broken", "hey broken")
-    for k in range(10):
-        for label in ("positive", "negative"): client.upload("broken", [room(1.2, [.3] if label == "positive" else [], seed=100 + 2*k + (label == "negative"))], label)
-    job = client.train("broken", "tiny", {"epochs": 1, "steps_per_epoch": 1, "verifier.steps": 1, "data.synthetic": 4, "data.near_misses": 2, "data.filler": 4})
+    for name in ("long", "broken"): client.create_dataset(name, f"hey {name}")
+    before, job = client.synthesize("long", 5000), client.synthesize("broken", 5) # one at a time: the second one waits
     client.ask("DELETE", "/datasets/broken")
-    desk.run(f"document.querySelector('.wk-desk .wakekit, #panel-desk .wakekit').panel.chosen.set('job', '{job.id}')")
+    before.cancel()
+    until(lambda: job.now()["state"] not in ("queued", "running"))
+    assert job.now()["state"] == "failed"
+    desk.run(desk.panel("desk", f".chosen.set('job', '{job.id}')"))
     desk.tab("Train")
-    until(lambda: job.now()["state"] in ("failed", "succeeded"))
-    if job.now()["state"] == "failed": # it was not yet frozen when its dataset went
-        desk.until("document.querySelector('#panel-jobs .wk-job .wk-state')?.textContent === 'failed'")
-        assert "deleted" in desk.run("document.querySelector('#panel-jobs .wk-job .wk-bad').innerText")
-        desk.until("document.querySelector('#panel-jobs .wk-log').innerText.includes('deleted')")
-        desk.press("jobs", "Try again")
-        until(lambda: job.now()["attempt"] > 1 or job.now()["state"] != "failed")
-    with contextlib.suppress(Exception): job.cancel()
+    desk.until("document.querySelector('#panel-jobs .wk-job .wk-state')?.textContent === 'failed'")
+    assert "deleted" in desk.run("document.querySelector('#panel-jobs .wk-job .wk-bad').innerText")
+    desk.until("document.querySelector('#panel-jobs .wk-log').innerText.includes('deleted')")
+    desk.press("jobs", "Try again")
+    until(lambda: job.now()["attempt"] > 1 and job.now()["state"] == "failed") # its dataset is still away
+    client.ask("DELETE", "/datasets/long")
 
 
 @browsers

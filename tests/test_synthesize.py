@@ -142,6 +142,11 @@ def held(queue, job, ds):
         until(queue, job.id, "clip.added")
         yield
 
+def asked_to_stop(queue, job):
+    "The child has been told: it may not finish before it hears of it"
+    end = time.time() + LONG
+    while not any(l["message"].startswith("asked to stop") for l in queue.log_after(job.id)): assert time.time() < end, queue.job(job.id); time.sleep(.01)
+
 def children(process):
     with contextlib.suppress(psutil.Error): return [p for p in psutil.Process(process).children(recursive=True) if "serve.work" in " ".join(p.cmdline())]
     return []
@@ -184,7 +189,9 @@ def test_cancelled_in_the_middle_what_is_there_is_whole_and_retry_goes_on(here):
     root, queue, ds, wanted = here
     job = queued(queue)
     with in_background(worker(root, queue)):
-        with held(queue, job, ds): queue.cancel(job.id)
+        with held(queue, job, ds):
+            queue.cancel(job.id)
+            asked_to_stop(queue, job)
         until(queue, job.id, "job.cancelled")
         some = whole(ds)
         assert some and some.items() < wanted.items() and not ds.refresh()
@@ -197,7 +204,9 @@ def test_cancelled_in_the_middle_what_is_there_is_whole_and_retry_goes_on(here):
 def test_a_worker_that_stops_gives_the_job_back(here):
     root, queue, ds, wanted = here
     job = queued(queue)
-    with in_background(at_work := worker(root, queue)), held(queue, job, ds): at_work.stop()
+    with in_background(at_work := worker(root, queue)), held(queue, job, ds):
+        at_work.stop()
+        asked_to_stop(queue, job)
     waiting = queue.job(job.id)
     assert waiting.state == "queued" and waiting.strikes == 0 and whole(ds).items() < wanted.items()
 

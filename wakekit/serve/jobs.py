@@ -223,6 +223,7 @@ def _watch(self:Worker, job, child):
         if self.stopping.is_set() and not why: why = "the worker stops"
         if why and deadline is None:
             child.stop()
+            heard.append(dict(log=["info", f"asked to stop: {why}"])) # passed on in the next round
             deadline = now + self.grace_s
         if deadline and now > deadline: child.kill()
         with contextlib.suppress(subprocess.TimeoutExpired): child.process.wait(self.poll_s)

@@ -128,7 +128,7 @@ def _import(ds, place, a):
     "One folder or manifest into a dataset"
     kind = guess_format(place) if a.format == "auto" else a.format
     if kind == "speech-commands": return ds.import_speech_commands(place)
-    if kind == "folder": return ds.import_folder(place, a.label, speaker=a.speaker, source=a.source, licence=a.licence)
+    if kind == "folder": return ds.import_folder(place, a.label, speaker=a.speaker, speaker_from_folder=a.speaker_from_folder, source=a.source, licence=a.licence)
     if kind == "tree": return ds.import_tree(place, a.label, source=a.source, licence=a.licence)
     return getattr(ds, f"import_{kind}")(place, a.label)
 
@@ -149,6 +149,7 @@ def _imported(a, ds, reports):
           arg("--label", choices=("positive", "negative", "noise"), help="label of all of them; without it the subfolders tell"),
           arg("--format", default="auto", choices=("auto", "folder", "speech-commands", "tree", "jsonl", "audiofolder"), help="how they are laid out"),
           arg("--speaker", default="", help="who speaks in all of them (keeps them together when data is split)"),
+          arg("--speaker-from-folder", action="store_true", help="there is a folder for each person, below positive/ and negative/ where the subfolders tell the label"),
           arg("--source", default="", help="session or corpus"), arg("--licence", default="", help="terms of use"))
 def _data_import(a):
     ds = dataset_of(a)

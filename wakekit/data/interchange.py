@@ -11,19 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import AudioError, DatasetError, LockError, atomic_write, progress
-from .audio import find_audio
+from .audio import CONVERT, find_audio
 from .corrections import ABOUT
 from .dataset import LABELS, Dataset, check_label
 from .splits import FRACTIONS
 
 # %% ../../nbs/data/17_interchange.ipynb #8c65040a
-@dataclass
+@dataclass(repr=False)
 class ImportReport:
     "What came of an import"
     added:list=field(default_factory=list)   # New `Clip`s
     already:list=field(default_factory=list) # `Clip`s that were there before
     skipped:list=field(default_factory=list) # (path, reason)
     damaged:list=field(default_factory=list) # (path, what of it was kept); these are among the added
+    def __repr__(self): return f"ImportReport({len(self.added)} added, {len(self.already)} already there, {len(self.skipped)} skipped)"
     def _repr_markdown_(self):
         head = f"**{len(self.added)} added** ({sum(c.duration_s for c in self.added)/60:.1f} min), {len(self.already)} were already there, {len(self.skipped)} skipped"
         rows = [f"| {Path(p).name} | {why} |" for p, why in [*self.skipped, *self.damaged][:20]]
@@ -75,7 +76,9 @@ def import_folder(self:Dataset,
         for p in found:
             inner = p.relative_to(place).parts[:-1]
             items.append(dict(src=p, label=l, speaker=inner[0] if speaker_from_folder and inner else speaker, source=source, licence=licence))
-    return self.import_items(items, desc=f"importing {folder.name}")
+    report = self.import_items(items, desc=f"importing {folder.name}")
+    report.skipped += [(p, "convert it first: ffmpeg -i in.m4a out.wav") for place in places.values() for p in sorted(place.rglob("*")) if p.suffix.lower() in CONVERT and not p.name.startswith(".")]
+    return report
 
 def _folder(path):
     path = Path(path)

@@ -17,6 +17,7 @@ FRACTIONS = {"train": .8, "valid": .1, "test": .1} # The usual split
 
 class Splits(dict):
     "Name of the part → clips"
+    def __repr__(self): return "Splits(" + ", ".join(f"{name}: {len(cs)} clips" for name, cs in self.items()) + ")"
     def _repr_markdown_(self):
         cell = lambda cs: f"{len(cs)} of {len({c.group for c in cs})}"
         rows = [f"| {name} | " + " | ".join(cell([c for c in cs if c.label == l]) for l in LABELS) + " |" for name, cs in self.items()]

@@ -6,7 +6,7 @@
 __all__ = ['ServiceError', 'Client', 'JobHandle']
 
 # %% ../../nbs/serve/41_client.ipynb #c5ca569d
-import hashlib, io, json, os, shutil, time, uuid, zipfile
+import contextlib, hashlib, io, json, os, shutil, time, uuid, zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -368,6 +368,21 @@ def roll_back(self:Client,
     return self.post(f"/models/{_segment(name)}/rollback", dict(number=number))
 
 # %% ../../nbs/serve/41_client.ipynb #4a67397d
+@contextlib.contextmanager
+def _into(folder):
+    "A place beside a folder, for a bundle that takes its place when it is whole"
+    from wakekit.ship.stream import Bundle
+    folder = Path(folder)
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        Bundle.load(part)
+        if folder.exists(): os.replace(folder, part.with_suffix(".old"))
+        os.replace(part, folder)
+    finally:
+        for rest in (part, part.with_suffix(".old")): shutil.rmtree(rest, ignore_errors=True)
+
 @patch
 def download(self:Client,
     name:str,        # Of a model
@@ -375,18 +390,17 @@ def download(self:Client,
     number:int=None, # Which version; None: the current one
 )->Path:             # The folder
     "Fetch a bundle, whole and checked"
-    from wakekit.ship.stream import Bundle
-    folder = Path(folder)
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     r = self.ask("GET", f"/models/{_segment(name)}/bundle", params={} if number is None else dict(number=number))
-    try:
-        part.mkdir(parents=True)
-        with zipfile.ZipFile(io.BytesIO(r.content)) as z:
-            for member in z.namelist(): (part/Path(member).name).write_bytes(z.read(member))
+    with _into(folder) as part, zipfile.ZipFile(io.BytesIO(r.content)) as z:
+        for member in z.namelist(): (part/Path(member).name).write_bytes(z.read(member))
         if hashlib.sha256((part/"manifest.json").read_bytes()).hexdigest() != r.headers["etag"].strip('"'): raise ServiceError(0, dict(detail="the bundle that arrived is not the one that was sent: try again", code="damaged"))
-        Bundle.load(part)
-        if folder.exists(): os.replace(folder, part.with_suffix(".old"))
-        os.replace(part, folder)
-    finally:
-        for rest in (part, part.with_suffix(".old")): shutil.rmtree(rest, ignore_errors=True)
-    return folder
+    return Path(folder)
+
+@patch
+def download(self:JobHandle,
+    folder, # Where the bundle goes; an older one there is replaced
+)->Path:    # The folder
+    "Fetch what a training made, whole and checked"
+    with _into(folder) as part:
+        for f in self.artifacts(): (part/Path(f["name"]).name).write_bytes(self.client.ask("GET", f"/jobs/{self.id}/artifacts/{_segment(f['name'])}").content)
+    return Path(folder)

@@ -8,9 +8,9 @@ parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(here/"settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 extras = {k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")}
-extras["dashboard"] += extras["serve"]
+for k in ("dashboard", "notebook"): extras[k] += extras["serve"]
 extras["all"] = sorted({r for k, v in extras.items() if k != "dev" for r in v})
-extras["dev"] += [r for k in ("train", "serve", "postgres", "track", "wyoming", "actions", "dashboard") for r in extras[k]]
+extras["dev"] += [r for k in ("train", "serve", "postgres", "track", "wyoming", "actions", "dashboard", "tune", "notebook") for r in extras[k]]
 readme = here/"README.md"
 
 setup(

@@ -58,6 +58,9 @@ export class Service {
   }
   /** An address that an <audio> or a link can take */
   async media(path, params) { return this.url(path, params) }
+  /** A player, and a link to a page or file */
+  sound(path) { return h('audio', { controls: true, preload: 'none', src: this.url(path) }) }
+  link(a, path) { a.href = this.url(path) }
   async ask(method, path, { params, body, headers, signal, tries = 3 } = {}) {
     let r
     const json = body !== undefined && !(body instanceof FormData || body instanceof Blob)
@@ -97,19 +100,19 @@ export class Service {
   }
 }
 
-/** What is chosen, for all panels of a page; kept for this tab of the browser */
+/** What is chosen, for all panels of a page; kept for this tab of the browser where there is a key */
 export class Chosen {
   constructor(key) {
     this.key = key
     this.now = {}
     this.heard = new Map()
-    try { this.now = JSON.parse(sessionStorage.getItem(key)) ?? {} } catch { /* no storage here */ }
+    try { this.now = key && JSON.parse(sessionStorage.getItem(key)) || {} } catch { /* no storage here */ }
   }
   get(what) { return this.now[what] }
   set(what, value, tell = true) {
     if (JSON.stringify(this.now[what]) === JSON.stringify(value) && !['datasets', 'jobs', 'clips', 'models', 'devices'].includes(what)) return
     this.now[what] = value
-    try { sessionStorage.setItem(this.key, JSON.stringify({ dataset: this.now.dataset, job: this.now.job, speaker: this.now.speaker, distance: this.now.distance })) } catch { /* no storage here */ }
+    try { if (this.key) sessionStorage.setItem(this.key, JSON.stringify({ dataset: this.now.dataset, job: this.now.job, speaker: this.now.speaker, distance: this.now.distance })) } catch { /* no storage here */ }
     if (tell) for (const f of [...this.heard.get(what) ?? []]) f(value)
   }
   on(what, f) {
@@ -133,7 +136,7 @@ export class Panel {
     this.stops.push(() => watch.disconnect(), () => theme.removeEventListener('change', dress))
   }
   dress() {
-    const body = document.body, known = body.dataset.jpThemeLight ?? (document.querySelector('gradio-app') || body.dataset.gradioMode ? String(!body.classList.contains('dark')) : undefined)
+    const body = document.body, editor = body.dataset.vscodeThemeKind, known = editor ? String(!editor.includes('dark')) : body.dataset.jpThemeLight ?? (document.querySelector('gradio-app') || body.dataset.gradioMode ? String(!body.classList.contains('dark')) : undefined)
     this.root.classList.toggle('dark', known === undefined ? matchMedia('(prefers-color-scheme: dark)').matches : known === 'false')
     this.recolour?.()
   }

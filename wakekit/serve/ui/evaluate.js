@@ -58,7 +58,8 @@ export class Evaluate extends Panel {
       if (id !== this.which.value) return
       this.graph.replaceChildren(...options(Object.keys(m.held_out).map(g => [g]), this.graph.value || 'float32'))
       await this.judge()
-      this.page.href = this.service.url(`/jobs/${id}/report`)
+      this.page.hidden = this.props.report === false
+      this.service.link(this.page, `/jobs/${id}/report`, `report-${id}.html`)
       await this.hearable(id)
     })
   }
@@ -86,6 +87,7 @@ export class Evaluate extends Panel {
     const [threshold, fa, frr] = own ? [own.threshold, own.false_accepts_per_hour, own.false_reject_rate] : this.m.det[this.slider.value], { hours, clips } = this.m.at_bundle_threshold
     const wakes = Math.round(fa * hours), missed = Math.round(frr * clips), [a, b] = wilson(missed, clips), [c, d] = poisson(wakes, hours)
     this.det.at(fa, frr)
+    this.props.tell?.('threshold', threshold)
     this.slider.setAttribute('aria-valuetext', `threshold ${threshold.toFixed(3)}`)
     const tile = (v, text, more) => h('div.wk-tile', h('b', v), text, h('small', more))
     this.point.replaceChildren(tile(threshold.toFixed(3), own ? 'the bundle’s threshold' : 'threshold', own ? '' : `the bundle’s is ${this.m.at_bundle_threshold.threshold.toFixed(3)}`), tile(percent(frr), `missed: ${missed} of ${clips}`, `${percent(a)}–${percent(b)}`), tile(fa.toFixed(2), `false wakes per hour: ${wakes} in ${hours.toFixed(2)} h`, `${c.toFixed(2)}–${d.toFixed(2)}`))
@@ -100,15 +102,14 @@ export class Evaluate extends Panel {
   }
 
   sound(id, x) {
-    const audio = h('audio', { controls: true, preload: 'none' }), row = h('div.wk-sound')
-    this.service.media(`/jobs/${id}/heard/${x.n}/audio`).then(src => { audio.src = src })
+    const row = h('div.wk-sound')
     const keep = (label, text) => h('button', { type: 'button', disabled: !!x.kept, click: e => this.doing(e.target, async () => {
       const clip = await this.service.post(`/jobs/${id}/heard/${x.n}/keep`, { label }, { headers: { 'If-Match': `"${x.sha256}"` } })
       x.kept = { clip_id: clip.id, label: clip.label }
       this.chosen.set('clips', Date.now())
       row.replaceWith(this.sound(id, x))
     }) }, text)
-    row.append(audio, h('span', x.caption, h('small', [x.speaker || x.voice, x.level_db != null ? `${x.level_db.toFixed(0)} dBFS` : ''].filter(Boolean).map(t => ` · ${t}`).join(''))), ...x.kept ? [h('span.wk-good', `✓ ${x.kept.label} in the dataset`)] : x.kind === 'missed' ? [keep('positive', 'It is the phrase: keep'), keep('negative', 'It is not')] : [keep('negative', 'Keep as a hard negative'), keep('positive', 'It is the phrase')])
+    row.append(this.service.sound(`/jobs/${id}/heard/${x.n}/audio`), h('span', x.caption, h('small', [x.speaker || x.voice, x.level_db != null ? `${x.level_db.toFixed(0)} dBFS` : ''].filter(Boolean).map(t => ` · ${t}`).join(''))), ...x.kept ? [h('span.wk-good', `✓ ${x.kept.label} in the dataset`)] : x.kind === 'missed' ? [keep('positive', 'It is the phrase: keep'), keep('negative', 'It is not')] : [keep('negative', 'Keep as a hard negative'), keep('positive', 'It is the phrase')])
     return row
   }
 }

@@ -66,7 +66,7 @@ export class Live extends Panel {
     this.list = h('ol.wk-events', { 'aria-live': 'polite' })
     this.none = h('p.wk-dim', 'There is no model yet: train one.')
     this.inner = h('section.wk-card', h('div.wk-bar', this.which, this.button, this.meter.root, h('label.wk-button', 'A recording …', this.file)), this.said, this.phrase, this.trace.root, h('h3', 'Heard'), this.list,
-      h('p.wk-dim', 'The sound goes to this dashboard only, and is not kept.'))
+      h('p.wk-dim', `The sound goes to ${this.props.kernel ? 'the kernel' : 'this dashboard'} only, and is not kept.`))
     this.root.append(this.none, this.inner)
     this.on('jobs', () => this.load())
     this.on('models', () => this.load())
@@ -96,7 +96,7 @@ export class Live extends Panel {
   start() {
     return this.doing(this.button, async () => {
       const model = await this.model()
-      this.microphone = await Microphone.open({ worklet: this.props.worklet, chunk: CHUNK, hear: x => this.hear(x), lost: () => this.stop('The microphone is gone. Plug it in again, and press Listen.') })
+      this.microphone = await (this.props.microphone ?? Microphone.open)({ worklet: this.props.worklet, chunk: CHUNK, hear: x => this.hear(x), lost: () => this.stop('The microphone is gone. Plug it in again, and press Listen.') })
       this.trace.begin(model.threshold)
       this.list.replaceChildren()
       this.phrase.textContent = model.phrase

@@ -132,7 +132,7 @@ export class Record extends Panel {
       this.say('')
       this.after.hidden = true
       this.player.pause()
-      this.microphone ??= await Microphone.open({ worklet: this.props.worklet, chunk: 800, hear: x => this.hear(x), lost: () => { this.microphone = null; this.stop(); this.say('The microphone is gone. Plug it in again, and go on.', 'bad') } })
+      this.microphone ??= await (this.props.microphone ?? Microphone.open)({ worklet: this.props.worklet, chunk: 800, hear: x => this.hear(x), lost: () => { this.microphone = null; this.stop(); this.say('The microphone is gone. Plug it in again, and go on.', 'bad') } })
       Object.assign(this, { chunks: [], heardS: 0, quietS: 0, floor: -35, room: !!this.prompts[this.which].room, taking: { name: this.chosen.get('dataset'), which: this.which, p: this.prompts[this.which] } })
       this.button.textContent = 'Stop'
       this.button.classList.add('on')

@@ -11,6 +11,7 @@ export class Fields {
   constructor(tell) { this.tell = tell; this.root = h('div.wk-fields') }
   load(parts, search = '') { // [{title, schema, values, prefix}]
     this.changed = {}
+    this.sets = {}
     this.root.replaceChildren(...parts.map(p => this.group(p.schema, p.values, p.prefix, p.title, p.prefix ? false : true)))
     this.find(search)
     this.tell(this.changed)
@@ -43,7 +44,17 @@ export class Fields {
       row.classList.toggle('changed', name in this.changed)
       this.tell(this.changed)
     })
+    this.sets[name] = v => {
+      if (f.type === 'boolean') control.checked = v
+      else control.value = text(v)
+      control.dispatchEvent(new Event('input'))
+    }
     return row
+  }
+  /** Fill in values: dotted names; those that there are not are told */
+  fill(values) {
+    for (const [name, v] of Object.entries(values)) this.sets[name]?.(v)
+    return Object.keys(values).filter(name => !this.sets[name])
   }
   find(text) {
     const want = text.trim().toLowerCase()
@@ -83,7 +94,9 @@ export class Train extends Panel {
       await this.count()
       if (this.preset) return
       this.about = await this.service.get('/presets')
-      await this.choose(this.about.default)
+      await this.choose(this.props.preset || this.about.default)
+      const unknown = this.fields.fill(this.props.overrides ?? {})
+      if (unknown.length) this.say(`There is no field ${unknown.join(', ')}.`, 'bad')
     })
   }
 

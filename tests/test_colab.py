@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np, pytest
 from wakekit import colab
 from wakekit.colab import ColabError, Keeper, bring_back, fetch, mount_drive, save_back, unpack
+from wakekit.serve import beside
 from wakekit.ship.stream import Bundle
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +167,8 @@ GOOGLE = {"google/colab/__init__.py": "", "sitecustomize.py": """
     def eval_js(script, ignore_result=False, timeout_sec=None):
         assert "getUserMedia" in script and "16000" in script
         return base64.b64encode(open(os.environ["STAND_IN_MICROPHONE"], "rb").read()).decode()
+    def enable_custom_widget_manager(): _widgets._installed_url = "https://ssl.gstatic.com/colaboratory-static/widgets"
+    class _widgets: _installed_url = None
 """, "google/colab/files.py": "def upload(): return {}\n"}
 
 
@@ -221,6 +224,7 @@ def machine(python, tmp_path):
         return started[-1]
     yield start
     for r in started: r.kill()
+    for root in (tmp_path/"content").glob("wakekit_runs/*/mine/.wakekit"): beside.stop(root)
 
 
 def test_a_disconnect_in_the_middle_costs_nothing_that_had_reached_drive(machine, wheel, tmp_path):
@@ -241,6 +245,7 @@ def test_a_disconnect_in_the_middle_costs_nothing_that_had_reached_drive(machine
     for source in code(): second.run(filled(source, form | dict(DOCTOR=True)))
     assert re.search(r"Going on after epoch [12] of 2\n", second.text) and "Epoch 1 of 2" not in second.text and "files of an earlier training came back" in second.text
     assert "| device=cpu | ok |" in second.text # the doctor
+    assert all(f"{panel}: " in second.text for panel in ("LiveDetector", "Recorder", "TrainingPanel"))
     assert re.search(r"\d of 3 calls heard", second.text) and "did not record" not in second.text
     events = [json.loads(line) for line in (found[0].parent/"events.jsonl").read_text().splitlines()]
     kinds = [e["kind"] for e in events]

@@ -2,16 +2,23 @@
 
     python bench/pages.py pictures --out shots          every tab, 390 and 1440 pixels wide, light and dark, of a dataset that is synthesized and trained on
     python bench/pages.py pictures --out shots --url http://127.0.0.1:7860 --dataset kitchen      the same of a dashboard that runs
+    python bench/pages.py widgets --out shots           every widget in JupyterLab, light and dark, of a dataset that is synthesized and trained on
     python bench/pages.py speed                         first page, tabs, a dataset of 20 clips and one of 20,000, curves behind the worker
 """
-import argparse, contextlib, datetime, json, statistics, sys, tempfile, time
+import argparse, base64, contextlib, datetime, json, statistics, sys, tempfile, time
 from pathlib import Path
 import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/"tests"))
 from browser import MICROPHONE, Page
+from lab import Lab, jupyter, until
 from service import Service
+from wakekit.data.audio import save_audio
+from wakekit.data.dataset import Dataset
+from wakekit.data.speech import speak_into
+from wakekit.serve import beside
 from wakekit.serve.client import Client
 from wakekit.serve.dashboard import TABS
+from wakekit.ship.toy import chime, toy_bundle
 
 
 @contextlib.contextmanager
@@ -83,6 +90,64 @@ def pictures(a):
                     if name == "Try live" and sound: page.run("document.querySelector('#panel-live .wk-big').click()")
                 if page.console: print("the browser's console says:", page.console, file=sys.stderr)
                 page.close()
+
+CELLS = """
+from wakekit import Dataset
+from wakekit.serve.widgets import *
+ds = Dataset.open("kitchen")
+recorder = Recorder(ds); recorder
+---
+reviewer = ClipReviewer(ds); reviewer
+---
+preview = AugmentationPreview(ds, n=3); preview
+---
+training = TrainingPanel(ds, preset="tiny", overrides=SHORT); training
+---
+explorer = ThresholdExplorer(ds); explorer
+---
+live = LiveDetector("toy"); live
+"""
+NAMES = ("recorder", "clip_reviewer", "augmentation_preview", "training_panel", "threshold_explorer", "live_detector")
+
+def widgets(a):
+    "Every widget as people see it, in JupyterLab"
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ds, rng = Dataset.create(folder/"kitchen", "okay house"), np.random.default_rng(0)
+        stack.callback(lambda: beside.stop(beside.root_of(ds)[0]))
+        speak_into(ds, 30)
+        for k in range(12): ds.add((.02*rng.standard_normal(30_000)).astype(np.float32), "noise", source="living room")
+        toy_bundle(folder/"toy")
+        save_audio(folder/"microphone.wav", np.r_[np.zeros(24_000), chime(), np.zeros(24_000)].astype(np.float32) + (.002*rng.standard_normal(48_000 + len(chime()))).astype(np.float32))
+        place = dict(folder=folder, url=stack.enter_context(jupyter(folder)))
+        short = {"epochs": 6, "steps_per_epoch": 20, "warmup_steps": 6, "mine_from": 9, "verifier.steps": 0, "data.synthetic": 100, "data.near_misses": 80, "data.filler": 60, "data.synthetic_rooms": 4}
+        for dark in (False, True):
+            (folder/f"page-{dark}").mkdir()
+            page = stack.enter_context(contextlib.closing(Lab(place, folder/f"page-{dark}", [f"SHORT = {short!r}", *CELLS.split("---")], width=1250)))
+            if dark: page.command("apputils:change-theme", dict(theme="JupyterLab Dark"))
+            page.command("application:toggle-left-area")
+            page.run_all()
+            for k in range(1, 7): page.shown(k)
+            if not dark: page.python("training.start(force=True).id")
+            until(lambda: page.python("training.state") == "succeeded", 600)
+            page.shown(2, "(() => { const c = el.querySelector('.wk-clip'); c?.click(); return !!c && !!el.querySelector('.wk-thumb svg') })()")
+            page.shown(3, "el.querySelectorAll('figure canvas').length === 4")
+            page.shown(4, "el.querySelectorAll('.wk-job figure svg').length === 2")
+            page.shown(5, "!!el.querySelector('.wk-det svg')")
+            page.press(6, "Listen")
+            page.shown(6, "el.querySelectorAll('.wk-events li').length > 0")
+            page.press(6, "Stop")
+            for k, name in enumerate(NAMES, 1):
+                page.look(1250, False, min(2400, int(page.run(f"{page.cell(k)}.offsetHeight")) + 200))
+                time.sleep(.5) # it is laid out anew
+                x, y, width, height = page.run(f"(() => {{ {page.cell(k)}.scrollIntoView(); const b = {page.cell(k)}.querySelector('.jp-OutputArea-output').getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()")
+                time.sleep(.5)
+                picture = page("Page.captureScreenshot", format="png", clip=dict(x=x, y=y, width=width, height=height, scale=1))["data"]
+                (out/f"{name}{'-dark' if dark else ''}.png").write_bytes(base64.b64decode(picture))
+    print(f"{2*len(NAMES)} pictures in {out}")
+
 
 def learnt(client, root, phrase="hey jarvis"):
     "A dataset of synthesized clips and a training on it; a recording in which the phrase is said"
@@ -158,9 +223,10 @@ def main():
     pics.add_argument("--out", required=True)
     pics.add_argument("--url", help="a dashboard that runs; default: one with synthesized clips")
     pics.add_argument("--dataset", default="kitchen")
+    parts.add_parser("widgets").add_argument("--out", required=True)
     parts.add_parser("speed")
     a = p.parse_args()
-    if a.part == "pictures": return pictures(a)
+    if a.part != "speed": return dict(pictures=pictures, widgets=widgets)[a.part](a)
     found, met = speed(a)
     print(json.dumps(found, indent=1))
     return 0 if met else 1

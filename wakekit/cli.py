@@ -128,7 +128,8 @@ def _detect(a):
     if "-" in a.files and len(a.files) > 1: raise UsageError("- stands alone: it is the stream on stdin")
     d = Detector(a.bundle, a.graph, a.threshold, a.smooth_ms, a.refractory_ms)
     if a.mic or a.files == ["-"]:
-        from wakekit.cli_live import microphone, print_events, stdin_chunks
+        from wakekit.cli_live import print_events, stdin_chunks
+        from wakekit.microphone import microphone
         return print_events(a, d, microphone() if a.mic else stdin_chunks())
     from wakekit.data.audio import find_audio
     paths, found = [p for f in a.files for p in (find_audio(f) if Path(f).is_dir() else [Path(f)])], []

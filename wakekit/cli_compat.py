@@ -41,7 +41,8 @@ def _oww_detect(a):
     if "-" in a.files and len(a.files) > 1: raise UsageError("- stands alone: it is the stream on stdin")
     d = OwwDetector(a.head, a.front_end, a.threshold, a.smooth_ms, a.refractory_ms)
     if a.mic or a.files == ["-"]:
-        from wakekit.cli_live import microphone, print_events, stdin_chunks
+        from wakekit.cli_live import print_events, stdin_chunks
+        from wakekit.microphone import microphone
         return print_events(a, d, microphone() if a.mic else stdin_chunks())
     from wakekit.data.audio import find_audio
     found = []

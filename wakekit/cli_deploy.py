@@ -111,7 +111,8 @@ def first_bundle(
          arg("--graph", metavar="G", help="float32 or int8 (the bundle's default)"), arg("--threshold", type=number, metavar="T", help="smoothed score that fires (the bundle's)"),
          arg("--json", action="store_true", help="one line of JSON per event"), *action_args)
 def _listen(a):
-    from wakekit.cli_live import actions_of, microphone, print_events, stdin_chunks
+    from wakekit.cli_live import actions_of, print_events, stdin_chunks
+    from wakekit.microphone import microphone
     from wakekit.ship.device import HotDetector
     if bool(a.source) == a.mic: raise UsageError("say what to listen to: --mic, or - for stdin")
     folder, actions = Path(a.folder).expanduser(), actions_of(a)

@@ -8,8 +8,7 @@ __all__ = ['action_args', 'stdin_chunks', 'actions_of', 'orderly', 'print_events
 # %% ../nbs/51_live.ipynb #fd5b1cf5
 import contextlib, json, signal, sys, threading
 from .cli_data import as_usage
-from .core import WakekitError, read_json
-from .microphone import microphone
+from .core import read_json
 from .terminal import UsageError, arg, say, speaks_utf8
 
 # %% ../nbs/51_live.ipynb #105e302a

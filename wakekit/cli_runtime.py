@@ -14,7 +14,8 @@ from .ship.actions import Command, Line, event_fields
 from .ship.device import HotDetector
 from .ship.runtime import LISTENING, WAV_ONLY, collect, load_file, write_source
 from .ship.stream import Detector
-from .cli_live import microphone, orderly, stdin_chunks
+from .cli_live import orderly, stdin_chunks
+from .microphone import microphone
 
 # %% ../nbs/56_cli_runtime.ipynb #eb90491b
 def _file_arguments():

@@ -68,7 +68,7 @@ class Checks(list):
 # %% ../nbs/03_doctor.ipynb #2f241afc
 PACKAGES = {"": ("numpy", "soundfile", "soxr", "onnxruntime", "dotenv", "tqdm", "filelock"),
     "train": ("torch", "torchaudio", "librosa", "scipy", "matplotlib", "onnx", "onnxscript", "espeakng_loader", "yaml", "psutil"),
-    "serve": ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy", "httpx2"), "postgres": ("psycopg",), "wyoming": ("wyoming", "zeroconf"), "actions": ("paho", "websockets"), "dashboard": ("gradio",), "notebook": ("jupyterlab", "ipywidgets", "gdown"), "track": ("tensorboard",)}
+    "serve": ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy", "httpx2"), "postgres": ("psycopg",), "wyoming": ("wyoming", "zeroconf"), "actions": ("paho", "websockets"), "dashboard": ("gradio",), "tune": ("optuna",), "notebook": ("jupyterlab", "ipywidgets", "anywidget", "gdown"), "track": ("tensorboard",)}
 _pypi = {"paho": "paho-mqtt", "dotenv": "python-dotenv", "yaml": "pyyaml", "espeakng_loader": "espeakng-loader", "prometheus_client": "prometheus-client"}
 
 def _load(name):

@@ -401,6 +401,7 @@ def download(self:JobHandle,
     folder, # Where the bundle goes; an older one there is replaced
 )->Path:    # The folder
     "Fetch what a training made, whole and checked"
+    if not (found := self.artifacts()): raise ServiceError(0, dict(detail=f"job {self.id} made no bundle: it is {self.now()['state']}", code="no_bundle"))
     with _into(folder) as part:
-        for f in self.artifacts(): (part/Path(f["name"]).name).write_bytes(self.client.ask("GET", f"/jobs/{self.id}/artifacts/{_segment(f['name'])}").content)
+        for f in found: (part/Path(f["name"]).name).write_bytes(self.client.ask("GET", f"/jobs/{self.id}/artifacts/{_segment(f['name'])}").content)
     return Path(folder)

@@ -7,12 +7,11 @@ __all__ = ['DatasetPanel', 'Recorder', 'ClipReviewer', 'AugmentationPreview', 'T
            'LiveDetector']
 
 # %% ../../nbs/serve/47_widgets.ipynb #c3c94bf1
-import base64, io, tempfile, threading
-from pathlib import Path
+import base64, io, tempfile
 import numpy as np
 from fastcore.basics import patch
 from ..core import SAMPLE_RATE, WakekitError, need, read_json
-from ..data.audio import check_waveform, load_audio, write_wav
+from ..data.audio import check_waveform, write_wav
 from ..data.augment import AugmentConfig
 from ..data.dataset import Dataset, DatasetError
 from ..env import Settings
@@ -140,7 +139,7 @@ def _form(self:AugmentationPreview, match, params, body):
 
 @patch
 def _draw(self:AugmentationPreview, match, params, body):
-    from wakekit.learn.augmented import Augmented, augmented, shades
+    from wakekit.learn.augmented import augmented, shades
     from wakekit.data.augment import AugmentConfig as plain
     x = self._clips[body["clip"]][1]()
     still = plain(p_speed=0., p_room=0., p_noise=0., p_warp=0., p_band=0., p_mask=0., eq_db=0., level_db=(-20., -20.), floor_db=(-88., -88.))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/"tests"))
 from browser import MICROPHONE, Page
-from lab import Lab, jupyter, until
+from lab import CELLS, Lab, jupyter, until
 from service import Service
 from wakekit.data.audio import save_audio
 from wakekit.data.dataset import Dataset
@@ -91,22 +91,6 @@ def pictures(a):
                 if page.console: print("the browser's console says:", page.console, file=sys.stderr)
                 page.close()
 
-CELLS = """
-from wakekit import Dataset
-from wakekit.serve.widgets import *
-ds = Dataset.open("kitchen")
-recorder = Recorder(ds); recorder
----
-reviewer = ClipReviewer(ds); reviewer
----
-preview = AugmentationPreview(ds, n=3); preview
----
-training = TrainingPanel(ds, preset="tiny", overrides=SHORT); training
----
-explorer = ThresholdExplorer(ds); explorer
----
-live = LiveDetector("toy"); live
-"""
 NAMES = ("recorder", "clip_reviewer", "augmentation_preview", "training_panel", "threshold_explorer", "live_detector")
 
 def widgets(a):
@@ -115,7 +99,7 @@ def widgets(a):
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ds, rng = Dataset.create(folder/"kitchen", "okay house"), np.random.default_rng(0)
+        ds, rng = Dataset.create(folder/"bell", "okay house"), np.random.default_rng(0)
         stack.callback(lambda: beside.stop(beside.root_of(ds)[0]))
         speak_into(ds, 30)
         for k in range(12): ds.add((.02*rng.standard_normal(30_000)).astype(np.float32), "noise", source="living room")
@@ -125,7 +109,7 @@ def widgets(a):
         short = {"epochs": 6, "steps_per_epoch": 20, "warmup_steps": 6, "mine_from": 9, "verifier.steps": 0, "data.synthetic": 100, "data.near_misses": 80, "data.filler": 60, "data.synthetic_rooms": 4}
         for dark in (False, True):
             (folder/f"page-{dark}").mkdir()
-            page = stack.enter_context(contextlib.closing(Lab(place, folder/f"page-{dark}", [f"SHORT = {short!r}", *CELLS.split("---")], width=1250)))
+            page = stack.enter_context(contextlib.closing(Lab(place, folder/f"page-{dark}", [f"SHORT = {short!r}", *CELLS], width=1250)))
             if dark: page.command("apputils:change-theme", dict(theme="JupyterLab Dark"))
             page.command("application:toggle-left-area")
             page.run_all()
@@ -133,7 +117,7 @@ def widgets(a):
             if not dark: page.python("training.start(force=True).id")
             until(lambda: page.python("training.state") == "succeeded", 600)
             page.shown(2, "(() => { const c = el.querySelector('.wk-clip'); c?.click(); return !!c && !!el.querySelector('.wk-thumb svg') })()")
-            page.shown(3, "el.querySelectorAll('figure canvas').length === 4")
+            page.shown(3, "el.querySelectorAll('figure canvas').length === 3")
             page.shown(4, "el.querySelectorAll('.wk-job figure svg').length === 2")
             page.shown(5, "!!el.querySelector('.wk-det svg')")
             page.press(6, "Listen")

@@ -3,6 +3,22 @@ import contextlib, json, os, socket, subprocess, sys, time, urllib.request
 from browser import MICROPHONE, PATIENCE_S, Page
 
 NOTEBOOK = "[...window.jupyterapp.shell.widgets('main')].find(w => w.sessionContext)"
+CELLS = """
+from wakekit.data.dataset import Dataset
+from wakekit.serve.widgets import *
+ds = Dataset.open("bell")
+recorder = Recorder(ds); recorder
+---
+reviewer = ClipReviewer(ds); reviewer
+---
+preview = AugmentationPreview(ds, n=2); preview
+---
+training = TrainingPanel(ds, preset="tiny", overrides=SHORT); training
+---
+explorer = ThresholdExplorer(ds); explorer
+---
+live = LiveDetector("toy"); live
+""".split("---") # each widget once: after a cell that says what SHORT is
 
 
 def until(what, patience_s=PATIENCE_S):

@@ -6,7 +6,7 @@ pytest.importorskip("jupyterlab", reason="pip install wakekit[notebook]")
 pytest.importorskip("anywidget", reason="pip install wakekit[notebook]")
 pytest.importorskip("fastapi")
 from browser import CHROMIUM
-from lab import NOTEBOOK, Lab, jupyter, until
+from lab import CELLS, NOTEBOOK, Lab, jupyter, until
 from test_dashboard import room
 from wakekit.core import SAMPLE_RATE
 from wakekit.data.audio import save_audio
@@ -15,22 +15,6 @@ from wakekit.serve import beside
 from wakekit.ship.toy import chime, toy_bundle
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-CELLS = """
-from wakekit.data.dataset import Dataset
-from wakekit.serve.widgets import *
-ds = Dataset.open("bell")
-recorder = Recorder(ds); recorder
----
-reviewer = ClipReviewer(ds); reviewer
----
-preview = AugmentationPreview(ds, n=2); preview
----
-training = TrainingPanel(ds, preset="tiny", overrides=SHORT); training
----
-explorer = ThresholdExplorer(ds); explorer
----
-live = LiveDetector("toy"); live
-"""
 SHORT = {"epochs": 2, "steps_per_epoch": 6, "warmup_steps": 2, "mine_from": 5, "verifier.steps": 0, "data.synthetic": 40, "data.near_misses": 30, "data.filler": 20, "data.synthetic_rooms": 4}
 SHORT_CELL = f"SHORT = {SHORT!r}"
 
@@ -60,7 +44,7 @@ def page(lab, tmp_path):
 
 
 def test_from_a_microphone_to_a_detection(lab, page, tmp_path):
-    p = page(SHORT_CELL, *CELLS.split("---"))
+    p = page(SHORT_CELL, *CELLS)
     p.run_all()
     # record and keep
     p.shown(1, "el.innerText.includes('hey jarvis')")

@@ -129,6 +129,7 @@ def start(
     log.info("a training service for %s runs in process %s", root, child.pid)
     return found
 
+# %% ../../nbs/serve/46_beside.ipynb #41167e39
 def stop(
     root,                 # Its data root
     patience_s:float=60., # How long it may take, s

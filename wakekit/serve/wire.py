@@ -76,8 +76,8 @@ class Panel(anywidget.AnyWidget):
 
     def close(self):
         "Let go of what is open"
-        for pool, state in list(self._open.values()): pool.shutdown(wait=False) if pool else state["gone"].set()
-        for f in self._uploads.values(): f.close()
+        for pool, state in list(getattr(self, "_open", {}).values()): pool.shutdown(wait=False) if pool else state["gone"].set() # one that could not be made is closed, too
+        for f in getattr(self, "_uploads", {}).values(): f.close()
         self._open, self._uploads = {}, {}
         super().close()
 
@@ -184,6 +184,7 @@ def _live(self:Panel, what, content, buffers):
         return pool.shutdown(wait=False) if pool else state["gone"].set()
     if pool: pool.submit(self._hear, what, content, buffers, state)
 
+# %% ../../nbs/serve/46_wire.ipynb #37b91384
 @patch
 def _hear(self:Panel, what, content, buffers, state):
     try:
@@ -245,6 +246,6 @@ def png(
 )->bytes:   # PNG
     "A figure as a picture"
     import matplotlib.pyplot as plt
-    figure.savefig(out := io.BytesIO(), dpi=72, pil_kwargs=dict(optimize=True))
+    figure.savefig(out := io.BytesIO(), dpi=64, pil_kwargs=dict(optimize=True))
     plt.close(figure)
     return out.getvalue()

@@ -41,6 +41,9 @@ def page(lab, tmp_path):
     def make(*cells, **how): return pages.append(Lab(lab, tmp_path, cells, **how)) or pages[-1]
     yield make
     for p in pages: p.close()
+    if client := beside.known(beside.root_of(lab["dataset"])[0]): # a test that failed leaves no training to the next one
+        for j in client.jobs():
+            if j["state"] in ("queued", "running"): client.post(f"/jobs/{j['id']}/cancel")
 
 
 def test_from_a_microphone_to_a_detection(lab, page, tmp_path):
@@ -88,8 +91,11 @@ def test_a_kernel_that_is_restarted_finds_its_training(lab, page):
     cells = ONE, f"training = TrainingPanel(ds, preset='tiny', overrides={long!r}); training"
     p = page(*cells)
     p.run_all()
+    before = p.python("training.job")
     p.press(1, "Train")
-    until(lambda: p.python("training.handle and any(e['kind'] == 'job.epoch' for e in training.client.get(f'/jobs/{training.handle.id}/events')['events'])"), LONG_S)
+    until(lambda: p.python("training.job") != before)
+    assert p.python("training.handle.now()['payload']['config']['epochs']") == 500 # what the panel was told, not the preset's
+    until(lambda: p.python("any(e['kind'] == 'job.epoch' for e in training.client.get(f'/jobs/{training.handle.id}/events')['events'])"), LONG_S)
     p.shown(1, "el.querySelector('.wk-state.running') && el.querySelectorAll('.wk-job figure svg').length === 2")
     id = p.python("training.handle.id")
     p.run(f"{NOTEBOOK}.sessionContext.session.kernel.restart().then(() => true)")
@@ -167,3 +173,27 @@ class RawInputStream:
     p.shown(2, "el.querySelectorAll('.wk-events li').length > 0")
     p.press(2, "Stop")
     until(lambda: p.python("len(live._open) == 0"))
+
+
+def test_a_training_that_fails_is_shown_with_its_log(lab, page):
+    p = page(SHORT_CELL, ONE, "training = TrainingPanel(ds, preset='tiny', overrides=SHORT); training")
+    p.run_all()
+    p.shown(2, "[...el.querySelectorAll('button')].some(b => b.textContent === 'Train' && !b.disabled)")
+    id = p.python("training.start().id") # from Python; its gates refuse a training of seconds
+    p.shown(2, f"el.innerText.includes('{id}')")
+    until(lambda: p.python("training.state") == "failed", LONG_S)
+    p.shown(2, "el.querySelector('.wk-job .wk-state.failed') && el.querySelectorAll('.wk-log span').length > 3 && el.querySelector('.wk-job .wk-bad').innerText.includes('gate')")
+    p.press(2, "Export it all the same")
+    until(lambda: p.python("training.state") == "succeeded", LONG_S)
+    p.shown(2, "el.querySelector('.wk-job .wk-state.succeeded')")
+
+
+def test_what_is_changed_in_a_form_is_known_to_the_kernel(lab, page):
+    p = page(ONE, "preview = AugmentationPreview(ds, n=2); preview")
+    p.run_all()
+    p.shown(1, "el.querySelectorAll('figure canvas').length === 3")
+    for name, value in (("p room", "1"), ("p noise", "0")):
+        p.shown(1, f"(() => {{ const i = [...el.querySelectorAll('.wk-field')].find(f => f.querySelector('span').textContent === '{name}').querySelector('input'); i.value = '{value}'; i.dispatchEvent(new Event('input')); return true }})()")
+        until(lambda: len(p.python("preview.overrides")) == 1 + (name == "p noise"))
+    assert p.python("preview.overrides") == {"augment.p_room": 1, "augment.p_noise": 0}
+    p.shown(1, "[...el.querySelectorAll('figure small')].slice(1).every(s => s.textContent.includes('in a room') && !s.textContent.includes('noise'))")

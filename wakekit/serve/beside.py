@@ -8,6 +8,7 @@ __all__ = ['NOTE', 'IDLE_S', 'log', 'root_of', 'Idle', 'known', 'start', 'stop',
 # %% ../../nbs/serve/46_beside.ipynb #43d3a9e0
 import contextlib, json, logging, os, secrets, signal, subprocess, sys, threading, time
 from pathlib import Path
+import psutil
 from ..core import WakekitError, file_lock, read_json
 from ..data.dataset import Dataset, DatasetError
 from ..env import Settings
@@ -91,8 +92,11 @@ def known(
 )->Client: # None when nobody answers there
     "The service that was started beside a notebook earlier"
     try:
-        told = read_json(Path(root)/NOTE)
-        client = Client(told["url"], told["token"], tries=1)
+        at = Path(root)/NOTE
+        if os.name != "nt" and at.stat().st_uid != os.getuid(): return None # somebody else's: who could write into the folder
+        told = read_json(at)
+        if not psutil.pid_exists(told["pid"]): return None
+        client = Client(told["url"], told["token"], tries=3)
         there = client.get("/health")["data_root"]
         client.get("/events", limit=1) # asks for the token: another program may have got the port
     except (WakekitError, OSError, KeyError, TypeError, ValueError): return None
@@ -107,16 +111,17 @@ def start(
     patience_s:float=120.,  # How long it may take to start, s
 )->Client:                  # Of the service
     "A training service for a data root, in a process that outlives this one; the one that is there already, if it answers"
-    root, settings = Path(root), settings or Settings.load()
+    root, settings = Path(root).expanduser().resolve(), settings or Settings.load()
     root.mkdir(parents=True, exist_ok=True)
+    if os.name != "nt" and root.stat().st_uid not in (os.getuid(), 0): raise WakekitError(f"{root} belongs to another user: who owns it could read what is said there. Copy the dataset into a folder of your own")
     with file_lock(root/".service.lock", timeout_s=patience_s + 30):
         if found := known(root): return found
         plain = Settings().to_dict()
-        given = {k: v for k, v in settings.to_dict().items() if v != plain[k]} | dict(training_dir=str(root), models_dir=str(settings.resolve("models_dir")), api_token=secrets.token_urlsafe(24))
+        given = {k: v for k, v in settings.to_dict().items() if v != plain[k]} | {k: str(settings.resolve(k)) for k in ("data_dir", "models_dir", "logs_dir")} | dict(training_dir=str(root), api_token=secrets.token_urlsafe(24))
         if not settings.database_url: given["database_url"] = f"sqlite:///{(root/'wakekit.db').as_posix()}"
         with open(root/"service.log", "ab") as out:
             apart = dict(creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW) if os.name == "nt" else dict(start_new_session=True) # who restarts a kernel kills its whole group
-            child = subprocess.Popen([sys.executable, "-c", "from wakekit.serve.beside import _run; _run()"], stdin=subprocess.PIPE, stdout=out, stderr=out, cwd=root, **apart)
+            child = subprocess.Popen([sys.executable, "-c", "import sys; sys.path[:] = [p for p in sys.path if p]; from wakekit.serve.beside import _run; _run()"], stdin=subprocess.PIPE, stdout=out, stderr=out, cwd=root, **apart)
         _children.append(child)
         with child.stdin as f: f.write(json.dumps(dict(settings=given, idle_s=idle_s)).encode())
         end = time.monotonic() + patience_s
@@ -132,17 +137,17 @@ def start(
 # %% ../../nbs/serve/46_beside.ipynb #41167e39
 def stop(
     root,                 # Its data root
-    patience_s:float=60., # How long it may take, s
+    patience_s:float=120., # How long it may take, s
 )->bool:                  # Was there one?
     "End the service of a data root; a job that runs is given back, and goes on when there is one again"
     if not known(root): return False
-    os.kill(read_json(Path(root)/NOTE)["pid"], signal.SIGTERM)
-    end = time.monotonic() + patience_s
-    while (Path(root)/NOTE).exists() and known(root):
-        if time.monotonic() > end: raise WakekitError(f"the training service of {root} does not end")
-        time.sleep(.05)
-    for c in _children[:]:
-        if c.poll() is not None: _children.remove(c)
+    try:
+        process = psutil.Process(read_json(Path(root)/NOTE)["pid"])
+        process.terminate()
+        process.wait(patience_s)
+    except psutil.TimeoutExpired: raise WakekitError(f"the training service of {root} does not end") from None
+    except (WakekitError, OSError, psutil.NoSuchProcess): pass # it has ended meanwhile
+    _children[:] = [c for c in _children if c.poll() is None]
     return True
 
 # %% ../../nbs/serve/46_beside.ipynb #2d5c4f09

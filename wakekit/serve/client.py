@@ -9,7 +9,7 @@ __all__ = ['ServiceError', 'Client', 'JobHandle']
 import contextlib, hashlib, io, json, os, shutil, time, uuid, zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 import numpy as np
 from fastcore.basics import patch
 from ..core import SAMPLE_RATE, WakekitError, need, progress
@@ -37,7 +37,8 @@ class Client:
         token = token or os.environ.get("WAKEKIT_API_TOKEN", "")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.url, self.tries, self._httpx = url, tries, need("httpx2", "serve")
-        self.http = http or self._httpx.Client(base_url=url, headers=headers, timeout=self._httpx.Timeout(120, connect=5))
+        local = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1") # no proxy is asked for it, nor gets the token
+        self.http = http or self._httpx.Client(base_url=url, headers=headers, timeout=self._httpx.Timeout(120, connect=5), trust_env=not local)
     def __repr__(self): return f"Client({self.url!r})"
 
 # %% ../../nbs/serve/41_client.ipynb #c375f275
@@ -373,15 +374,18 @@ def _into(folder):
     "A place beside a folder, for a bundle that takes its place when it is whole"
     from wakekit.ship.stream import Bundle
     folder = Path(folder)
+    if folder.exists() and not (folder/"manifest.json").is_file() and (not folder.is_dir() or any(folder.iterdir())): raise WakekitError(f"{folder} is no bundle, so it is not replaced: name a new folder")
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    old = part.with_suffix(".old")
     try:
         part.mkdir(parents=True)
         yield part
         Bundle.load(part)
-        if folder.exists(): os.replace(folder, part.with_suffix(".old"))
+        if folder.exists(): os.replace(folder, old)
         os.replace(part, folder)
     finally:
-        for rest in (part, part.with_suffix(".old")): shutil.rmtree(rest, ignore_errors=True)
+        if old.exists() and not folder.exists(): os.replace(old, folder) # the one before is better than none
+        for rest in (part, old): shutil.rmtree(rest, ignore_errors=True)
 
 @patch
 def download(self:Client,

@@ -150,7 +150,7 @@ def _draw(self:AugmentationPreview, match, params, body):
         key = f"{abs(hash((body['clip'], body['seed'], str(body.get('changed')), k))):x}"
         made[key], cells = wav.getvalue(), shades(a.mel)
         out.append(dict(title=title, said=a.said, key=key, bands=cells.shape[1], cells=base64.b64encode(cells.tobytes()).decode()))
-    self._made = made
+    self._made = dict([*self._made.items(), *made.items()][-64:]) # another view may still play its own
     return dict(draws=out)
 
 @patch
@@ -181,8 +181,7 @@ class TrainingPanel(DatasetPanel):
     @property
     def handle(self)->JobHandle: # None when there is none
         "The training that is looked at"
-        id = self.job or self.chosen.get("job", "")
-        return JobHandle(self.client, id) if id else None
+        return JobHandle(self.client, self.job) if self.job else None
     @property
     def state(self)->str: # queued, running, succeeded, failed or cancelled; empty when there is none
         "What it does"
@@ -306,6 +305,7 @@ class LiveDetector(Panel):
 def _use(self:LiveDetector, match, params, body):
     "Have a detector ready"
     if self._to_try is not None:
+        self._to_try.client = self.client # another one, when the service was replaced
         about = self._to_try.fetch(body["kind"], body["name"])
         self._served[about["name"]] = self._to_try.store.served[about["name"]]
         return about

@@ -6,7 +6,7 @@
 __all__ = ['log', 'join_modules', 'panels_module', 'Panel', 'png']
 
 # %% ../../nbs/serve/46_wire.ipynb #6ed75a9d
-import base64, concurrent.futures, contextlib, importlib.util, io, json, logging, re, sys, tempfile, threading, traceback
+import base64, concurrent.futures, contextlib, importlib.util, io, json, logging, re, sys, tempfile, threading, time, traceback
 from urllib.parse import parse_qsl
 import anywidget, traitlets
 from fastcore.basics import patch
@@ -69,7 +69,7 @@ class Panel(anywidget.AnyWidget):
         again=None,         # Called when the service has gone: gives a `Client`
     ):
         has_one = importlib.util.find_spec("sounddevice") is not None
-        super().__init__(panels=list(panels), given=dict(microphone=has_one, **(given or {})), chosen=chosen or {})
+        super().__init__(panels=list(panels), given=dict(microphone=has_one, **(given or {})), chosen=chosen or {}, job=(chosen or {}).get("job", ""))
         self.client, self.again, self._local = client, again, [(m, re.compile(p), f) for (m, p), f in (local or {}).items()]
         self._uploads, self._open, self._renew = {}, {}, threading.Lock()
         self.on_msg(lambda _, content, buffers: self._heard(content, buffers))
@@ -77,7 +77,7 @@ class Panel(anywidget.AnyWidget):
     def close(self):
         "Let go of what is open"
         for pool, state in list(getattr(self, "_open", {}).values()): pool.shutdown(wait=False) if pool else state["gone"].set() # one that could not be made is closed, too
-        for f in getattr(self, "_uploads", {}).values(): f.close()
+        for f, _ in getattr(self, "_uploads", {}).values(): f.close()
         self._open, self._uploads = {}, {}
         super().close()
 
@@ -135,19 +135,23 @@ def _request(self:Panel, method, path, **how):
         r = self.client.http.request(method, path, **how)
     kind = r.headers.get("content-type", "")
     if re.match(r"application/([\w.-]+\+)?json\b", kind): return r.status_code, r.json(), kind, ()
-    return (r.status_code, r.text, kind, ()) if kind.startswith(("text/", "image/svg")) else (r.status_code, None, kind, [r.content])
+    return (r.status_code, r.text, kind, ()) if kind.startswith(("text/", "image/svg", "application/x-ndjson")) else (r.status_code, None, kind, [r.content])
 
 @patch
 def _piece(self:Panel, content, buffers):
     "A part of a file: they come one after the other"
-    f = self._uploads.setdefault(content["upload"], tempfile.SpooledTemporaryFile(max_size=8_000_000))
+    now = time.monotonic()
+    for key, (_, last) in list(self._uploads.items()):
+        if now - last > 600: self._uploads.pop(key)[0].close() # its page has gone
+    f, _ = self._uploads.get(content["upload"]) or (tempfile.SpooledTemporaryFile(max_size=8_000_000), now)
+    self._uploads[content["upload"]] = f, now
     f.write(bytes(buffers[0]))
     return 200, None, "", ()
 
 @patch
 def _upload(self:Panel, content, buffers):
     "The file is whole: send it on"
-    f = self._uploads.pop(content["upload"])
+    f, _ = self._uploads.pop(content["upload"])
     try:
         f.seek(0)
         return self._request("POST", content["path"], data=content["fields"], files=[("file", (content["name"], f))])
@@ -201,6 +205,7 @@ def _hear(self:Panel, what, content, buffers, state):
         self.tell(content, taken=len(data), messages=found or [])
     except Exception as e:
         if not isinstance(e, (WakekitError, KeyError)): log.error("%s", traceback.format_exc())
+        if gone := self._open.pop((content["view"], content["id"]), None): gone[0].shutdown(wait=False)
         self.tell(content, closed=1011, reason=str(e))
 
 @patch
@@ -208,7 +213,8 @@ def _from_here(self:Panel, content, state, unheard=300):
     "The microphone of this machine, until nobody listens any more: a page that was closed says nothing"
     try:
         for k, pcm in enumerate(microphone(int(content.get("chunk", 1280)))):
-            if state["gone"].is_set() or state["sent"] > unheard: return
+            if state["gone"].is_set(): return
+            if state["sent"] > unheard: return self.tell(content, trouble="Nobody listened, perhaps because the kernel was busy with another cell. Press the button again.")
             state["sent"] += 1
             self.tell(content, [pcm.tobytes()], **({} if k else dict(opened=True)))
     except WakekitError as e: self.tell(content, trouble=str(e))

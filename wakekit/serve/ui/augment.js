@@ -38,7 +38,7 @@ export class Augment extends Panel {
       this.recolour()
       const n = Object.keys(this.changed).length
       this.summary.replaceChildren(n ? `${several(n, 'field')} changed; as config_overrides: ` : '', h('code', Object.entries(this.changed).map(([k, v]) => `augment.${k}=${JSON.stringify(v)}`).join('  ')))
-      this.props.tell?.('changed_fields', this.changed)
+      this.props.tell?.('changed_fields', { ...this.changed })
     })
   }
 

@@ -22,7 +22,8 @@ class Wire {
     model.on('msg:custom', this.take)
   }
   listen(f) { const id = ++this.n; this.open.set(id, f); return id }
-  send(id, content, buffers = []) { this.model.send({ ...content, id, view: this.mine }, undefined, buffers) }
+  /** False when the kernel was restarted: this view is dead then */
+  send(id, content, buffers = []) { try { this.model.send({ ...content, id, view: this.mine }, undefined, buffers); return true } catch { return false } }
   /** One question, one answer */
   ask(content, buffers, signal) {
     return new Promise((done, failed) => {
@@ -49,24 +50,33 @@ class KernelService extends Service {
   async media(path, params) {
     const key = this.url(path, params)
     if (!this.blobs.has(key)) {
-      const [m, [bytes]] = await this.raw('GET', path, { params, headers: { Accept: '*/*' } })
-      this.blobs.set(key, URL.createObjectURL(new Blob([bytes ?? m.found ?? ''], { type: m.type })))
-      if (this.blobs.size > 50) { const [old, url] = this.blobs.entries().next().value; URL.revokeObjectURL(url); this.blobs.delete(old) }
+      const made = this.raw('GET', path, { params, headers: { Accept: '*/*' } }).then(([m, [bytes]]) => URL.createObjectURL(new Blob([bytes ?? m.found ?? ''], { type: m.type })))
+      made.catch(() => this.blobs.delete(key))
+      this.blobs.set(key, made)
+      if (this.blobs.size > 50) this.forget(this.blobs.keys().next().value)
     }
     return this.blobs.get(key)
   }
+  forget(key) { this.blobs.get(key).then(url => URL.revokeObjectURL(url), () => {}); this.blobs.delete(key) }
   /** Fetched when somebody wants to hear it */
   sound(path) {
-    const button = h('button.wk-play', { type: 'button', title: 'Play', 'aria-label': 'Play', click: async () => {
-      const audio = h('audio', { controls: true, src: await this.media(path) })
-      button.replaceWith(audio)
-      audio.play().catch(() => {})
+    const said = h('small.wk-bad'), button = h('button.wk-play', { type: 'button', title: 'Play', 'aria-label': 'Play', click: async () => {
+      said.textContent = ''
+      try {
+        const audio = h('audio', { controls: true, src: await this.media(path) })
+        button.replaceWith(audio)
+        audio.play().catch(() => {})
+      } catch (e) { said.textContent = e.message }
     } }, '▶')
-    return h('div.wk-bar', button)
+    return h('div.wk-bar', button, said)
   }
   link(a, path, name) {
     a.href = '#'
-    a.onclick = async e => { e.preventDefault(); h('a', { href: await this.media(path), download: name }).click() }
+    a.onclick = async e => {
+      e.preventDefault()
+      a.title = ''
+      try { h('a', { href: await this.media(path), download: name }).click() } catch (why) { a.title = why.message; a.after(h('small.wk-bad', ` ${why.message}`)) }
+    }
   }
   async send(path, file, fields, tell = () => {}) {
     const upload = `${this.wire.mine}-${++this.wire.n}`
@@ -98,7 +108,7 @@ class KernelSocket {
     const bytes = typeof data === 'string' ? 0 : data.byteLength
     if (this.waiting + bytes > BEHIND) return this.close(1013, 'the kernel is busy with something else')
     this.waiting += bytes
-    this.wire.send(this.id, { what: bytes ? 'sound' : 'end' }, bytes ? [data] : [])
+    if (!this.wire.send(this.id, { what: bytes ? 'sound' : 'end' }, bytes ? [data] : [])) this.end(1012, 'the kernel was restarted: run this cell again')
   }
   close(code = 1000, reason = '') {
     if (this.readyState > 1) return
@@ -112,8 +122,9 @@ class KernelSocket {
 class KernelMicrophone {
   static open(wire, { chunk, hear, lost = () => {} }) {
     return new Promise((done, failed) => {
-      const m = Object.assign(new KernelMicrophone(), { wire, n: 0 })
+      const m = Object.assign(new KernelMicrophone(), { wire, n: 0 }), slow = setTimeout(() => wire.busy(1), BUSY_MS)
       m.id = wire.listen((told, [pcm]) => {
+        if (!m.n) { clearTimeout(slow); wire.busy(0) }
         if (told.opened) done(m)
         if (++m.n % 20 === 0) wire.send(m.id, { what: 'got' }) // it would stop
         if (pcm) hear(Float32Array.from(new Int16Array(pcm.buffer.slice(pcm.byteOffset, pcm.byteOffset + pcm.byteLength)), v => v / 32768))
@@ -134,12 +145,17 @@ async function microphone(wire, kernelHasOne, how) {
 }
 
 export function render({ model, el }) {
-  const note = h('div.wk-note', { hidden: true, role: 'status' }, 'The kernel does not answer: it is busy with another cell, or was restarted. If it was restarted, run this cell again. Nothing is lost, and what trains goes on.')
+  const note = h('div.wk-note', { hidden: true, role: 'status' }, 'The kernel does not answer: it is busy with another cell, or was restarted. If it was restarted, run this cell again. What was kept is there, and what trains goes on.')
   const wire = new Wire(model, late => { note.hidden = !late })
   const service = new KernelService(wire), chosen = new Chosen(null), given = model.get('given'), worklet = URL.createObjectURL(new Blob([$recorder], { type: 'text/javascript' }))
+  let gone = false
   const props = {
     ...given, worklet, kernel: true,
-    microphone: how => microphone(wire, given.microphone, how),
+    microphone: async how => {
+      const m = await microphone(wire, given.microphone, how)
+      if (gone) { m.close(); throw new DOMException('', 'AbortError') } // the cell was run again while the browser asked
+      return m
+    },
     use: (kind, name) => service.post('/live/use', { kind, name }),
     socket: (detector, how) => new KernelSocket(wire, detector, how),
     tell: (name, value) => { if (JSON.stringify(model.get(name)) !== JSON.stringify(value)) { model.set(name, value); model.save_changes() } },
@@ -156,13 +172,14 @@ export function render({ model, el }) {
     panels.push(new PANELS[name](place, service, chosen, props))
   }
   shell.className = panels[0].root.className
-  const refresh = () => { for (const what of ['clips', 'jobs']) chosen.set(what, Date.now()) }
+  const refresh = () => { const { job } = model.get('chosen'); if (job) chosen.set('job', job); for (const what of ['clips', 'jobs']) chosen.set(what, Date.now()) }
   model.on('change:changed', refresh)
   return () => {
+    gone = true
     for (const p of panels) p.close()
     model.off('change:changed', refresh)
     wire.close()
     URL.revokeObjectURL(worklet)
-    for (const url of service.blobs.values()) URL.revokeObjectURL(url)
+    for (const key of [...service.blobs.keys()]) service.forget(key)
   }
 }

@@ -96,6 +96,8 @@ export class Train extends Panel {
       this.about = await this.service.get('/presets')
       await this.choose(this.props.preset || this.about.default)
       const unknown = this.fields.fill(this.props.overrides ?? {})
+      this.filled = true
+      this.go.disabled = !this.enough
       if (unknown.length) this.say(`There is no field ${unknown.join(', ')}.`, 'bad')
     })
   }
@@ -105,7 +107,8 @@ export class Train extends Panel {
     if (!name) return
     const d = await this.service.get(`/datasets/${code(name)}/metrics`)
     this.ready.replaceChildren(h(`b.${d.ready ? 'wk-good' : 'wk-bad'}`, d.ready ? '✓ ' : ''), `${several(d.wake_clips, 'clip')} with ${KINDS.positive} and ${several(d.other_clips, 'clip')} without. `, d.ready ? 'Voices of the machine are added while it trains.' : d.missing)
-    this.go.disabled = !d.ready
+    this.enough = d.ready
+    this.go.disabled = !this.enough || !this.filled // not before it is said what is trained
   }
 
   async choose(name) {

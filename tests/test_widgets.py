@@ -196,4 +196,4 @@ def test_what_is_changed_in_a_form_is_known_to_the_kernel(lab, page):
         p.shown(1, f"(() => {{ const i = [...el.querySelectorAll('.wk-field')].find(f => f.querySelector('span').textContent === '{name}').querySelector('input'); i.value = '{value}'; i.dispatchEvent(new Event('input')); return true }})()")
         until(lambda: len(p.python("preview.overrides")) == 1 + (name == "p noise"))
     assert p.python("preview.overrides") == {"augment.p_room": 1, "augment.p_noise": 0}
-    p.shown(1, "[...el.querySelectorAll('figure small')].slice(1).every(s => s.textContent.includes('in a room') && !s.textContent.includes('noise'))")
+    p.shown(1, "[...el.querySelectorAll('figure > small')].slice(1).every(s => s.textContent.includes('in a room') && !s.textContent.includes('noise'))")

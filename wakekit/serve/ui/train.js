@@ -74,7 +74,7 @@ export class Train extends Panel {
     this.priority = h('select', options([['-1', 'when nothing else waits'], ['0', 'in turn'], ['1', 'before the others']], '0'))
     this.force = h('input', { type: 'checkbox' })
     this.summary = h('p.wk-dim')
-    this.go = h('button.wk-main.wk-big', { type: 'button', click: () => this.start() }, 'Train')
+    this.go = h('button.wk-main.wk-big', { type: 'button', disabled: true, click: () => this.start() }, 'Train')
     this.nothing = h('div.wk-note', 'Choose a dataset above, or make one: it needs a name and the phrase.')
     this.inner = h('section.wk-card', this.ready, this.presets, h('div.wk-row', field('Language', this.language, 'of the phrase, such as en-us or de'), field('Turn', this.priority)),
       h('details.wk-more', h('summary', 'Every field'), h('div.wk-bar', this.search), this.fields.root, h('label.wk-check', this.force, 'Export the model even if it fails its gates')), this.summary, h('div.wk-bar', this.go), this.said)

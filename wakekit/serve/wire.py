@@ -218,6 +218,7 @@ def _from_here(self:Panel, content, state, unheard=300):
             state["sent"] += 1
             self.tell(content, [pcm.tobytes()], **({} if k else dict(opened=True)))
     except WakekitError as e: self.tell(content, trouble=str(e))
+    finally: self._open.pop((content["view"], content["id"]), None)
 
 # %% ../../nbs/serve/46_wire.ipynb #8d45c501
 @patch

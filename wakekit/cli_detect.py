@@ -6,7 +6,7 @@
 __all__ = ['TRIM_S']
 
 # %% ../nbs/58_cli_detect.ipynb #db35c37d
-import contextlib, ctypes, threading, time
+import ctypes, threading, time
 from .cli_data import command, commands, settings_of
 from .terminal import UsageError, arg, plain, say, show
 

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/53_cli_serve.ipynb #98c1b49f
-import contextlib, signal, subprocess, sys, time, urllib.error, urllib.request
+import contextlib, signal, socket, subprocess, sys, time, urllib.error, urllib.request
 from .cli_data import command, commands, settings_of
 from .cli_live import orderly
 from .core import LockError, WakekitError
@@ -70,6 +70,7 @@ def _serve_dashboard(a):
 @command("worker", "Take trainings from the queue, one at a time; one worker for each GPU",
          "wakekit worker\nwakekit worker --device cuda:1\nWAKEKIT_DATABASE_URL=postgresql://user:password@host/wakekit wakekit worker --until-idle",
          _device, arg("--name", default="", metavar="N", help="tells workers of one device apart"), arg("--until-idle", action="store_true", help="leave when there is nothing to do"),
+         arg("--check", action="store_true", help="is the worker of this machine alive? exit code 1 if not; for health checks"),
          arg("--lease", type=float, default=20., metavar="S", help="seconds without a sign of life after which another worker takes the job (20)"),
          arg("--strikes", type=int, default=5, metavar="N", help="times that a job may die without getting further before it has failed (5)"))
 def _worker(a):
@@ -79,6 +80,10 @@ def _worker(a):
     if a.strikes < 1: raise UsageError("--strikes is a number of at least 1")
     if not 1 <= a.lease <= 3600: raise UsageError("--lease is a number of seconds from 1 to 3600")
     s = settings_of(a)
+    if a.check:
+        with _queue(s) as q: here = [w for w in q.alive() if w.get("host") == socket.gethostname() and "train" in w.get("kinds", ())]
+        if not here: raise WakekitError("no worker of this machine was heard of within a minute")
+        return say(f"{here[0]['name']} is alive" + (f", at job {here[0]['job_id']}" if here[0]["job_id"] else ""))
     worker = Worker(Queue(Database(s.resolve("database_url"), min(PATIENCE_S, a.lease/5))), s.resolve("training_dir"), s, a.name, lease_s=a.lease)
     worker.queue.max_strikes = a.strikes
     def stop(*_):

@@ -7,7 +7,7 @@ __all__ = ['PACKAGES', 'Check', 'NotUsed', 'prove', 'Checks', 'prove_packages', 
            'prove_compile', 'prove_dist', 'prove_worker', 'prove_folder', 'doctor']
 
 # %% ../nbs/03_doctor.ipynb #51452e48
-import contextlib, datetime, logging, multiprocessing, os, shutil, tempfile, time, typing, warnings
+import contextlib, datetime, errno, logging, multiprocessing, os, shutil, tempfile, time, typing, warnings
 from concurrent.futures import ProcessPoolExecutor, TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class Checks(list):
 # %% ../nbs/03_doctor.ipynb #2f241afc
 PACKAGES = {"": ("numpy", "soundfile", "soxr", "onnxruntime", "dotenv", "tqdm", "filelock"),
     "train": ("torch", "torchaudio", "librosa", "scipy", "matplotlib", "onnx", "onnxscript", "espeakng_loader", "yaml", "psutil"),
-    "serve": ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy", "httpx2"), "postgres": ("psycopg",), "wyoming": ("wyoming", "zeroconf"), "actions": ("paho", "websockets"), "dashboard": ("gradio",), "tune": ("optuna",), "notebook": ("jupyterlab", "ipywidgets", "anywidget", "gdown"), "track": ("tensorboard",)}
+    "data": ("scipy", "espeakng_loader"), "serve": ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy", "httpx2"), "postgres": ("psycopg",), "wyoming": ("wyoming", "zeroconf"), "actions": ("paho", "websockets"), "dashboard": ("gradio",), "tune": ("optuna", "httpx2"), "notebook": ("jupyterlab", "ipywidgets", "anywidget", "gdown"), "track": ("tensorboard",)}
 _pypi = {"paho": "paho-mqtt", "dotenv": "python-dotenv", "yaml": "pyyaml", "espeakng_loader": "espeakng-loader", "prometheus_client": "prometheus-client"}
 
 def _load(name):
@@ -221,7 +221,11 @@ def prove_folder(
     at = Path(path)
     while not at.exists() and at != at.parent: at = at.parent
     if not at.is_dir(): raise NotADirectoryError(f"{at} is a file")
-    with tempfile.TemporaryFile(dir=at) as f: f.write(b"wakekit")
+    try:
+        with tempfile.TemporaryFile(dir=at) as f: f.write(b"wakekit")
+    except OSError as e:
+        if e.errno == errno.EROFS and os.access(at, os.R_OK): raise NotUsed(f"{path}: read-only, enough to detect from") from None
+        raise
     room_gb = shutil.disk_usage(at).free / 1e9
     if room_gb < free_gb: raise OSError(f"{at} has {room_gb:.1f} GB left")
     return f"{path}: writable{'' if at == Path(path) else ', will be made'}, {room_gb:.0f} GB free"

@@ -29,12 +29,12 @@ class ServiceError(WakekitError):
 class Client:
     "The training service at an address"
     def __init__(self,
-        url:str="http://127.0.0.1:8080", # Where it listens
-        token:str="",                    # That it asks for; default: WAKEKIT_API_TOKEN of the environment
-        http=None,                       # An httpx client to use instead
-        tries:int=5,                     # When the connection is lost
+        url:str="",   # Where it listens; default: WAKEKIT_TRAINING_URL of the environment, else http://127.0.0.1:8080
+        token:str="", # That it asks for; default: WAKEKIT_API_TOKEN of the environment
+        http=None,    # An httpx client to use instead
+        tries:int=5,  # When the connection is lost
     ):
-        token = token or os.environ.get("WAKEKIT_API_TOKEN", "")
+        url, token = url or os.environ.get("WAKEKIT_TRAINING_URL") or "http://127.0.0.1:8080", token or os.environ.get("WAKEKIT_API_TOKEN", "")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.url, self.tries, self._httpx = url, tries, need("httpx2", "serve")
         local = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1") # no proxy is asked for it, nor gets the token

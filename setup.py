@@ -18,10 +18,10 @@ setup(
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "", long_description_content_type="text/markdown",
     author=cfg["author"], author_email=cfg["author_email"], url=cfg["git_url"], keywords=cfg["keywords"],
     project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"], "Changelog": cfg["git_url"] + "/blob/main/CHANGELOG.md"},
-    license="Apache-2.0", license_files=["LICENSE"], python_requires=">=" + cfg["min_python"],
+    license="Apache-2.0", license_files=["LICENSE", "wakekit/data/VOICES_LICENSES.md", "wakekit/ship/web/LICENSES.txt"], python_requires=">=" + cfg["min_python"],
     classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Developers", "Natural Language :: English", "Operating System :: OS Independent",
                  *(f"Programming Language :: Python :: 3.{n}" for n in range(10, 14)), "Topic :: Multimedia :: Sound/Audio :: Speech"],
-    packages=find_packages(include=["wakekit", "wakekit.*"]), include_package_data=True, zip_safe=False,
+    packages=find_packages(include=["wakekit", "wakekit.*"]), package_data={"": ["*.md", "*.txt", "*.npz", "*.pt", "ui/*", "web/*"]}, zip_safe=False,
     install_requires=cfg["requirements"].split(), extras_require=extras,
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
 )

@@ -516,3 +516,10 @@ def test_bench_prints_figures_and_runs_no_row_twice(tmp_path, capsys, monkeypatc
     assert main(line) == 0
     out, err = capsys.readouterr()
     assert "missed at 0.5 FA/h" in out and "near misses that fire" in out and "rows/accuracy.json" in out.replace("\\", "/") and "bench:" not in err
+
+
+def test_train_under_torchrun_leaves_the_export_to_the_first_process(tmp_path, monkeypatch, capsys):
+    from wakekit.ship import quickstart
+    Dataset.create(tmp_path/"kitchen", "computer")
+    monkeypatch.setattr(quickstart, "train_dataset", lambda *a, **k: None)
+    assert main(["train", str(tmp_path/"kitchen"), "--preset", "tiny"]) == 0 and not capsys.readouterr().out

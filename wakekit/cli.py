@@ -77,6 +77,7 @@ def _train(a):
     if a.synthetic is not None: data = data.replace(synthetic=a.synthetic)
     out = Path(a.out) if a.out else s.models_dir.expanduser()/slug(ds.name)
     bundle = train_dataset(ds, out, a.background, a.noise, a.rooms, config, a.language, s, data, force=a.force)
+    if bundle is None: return # one of several that torchrun started: the first one exports
     show(a, bundle_facts(bundle), f"{_bundle_text(bundle)}\n\nthe bundle: {out}\nnext: wakekit evaluate {out} --positives DIR --background DIR --html report.html\n      wakekit detect {out} --mic")
 
 @command("quickstart", "From a phrase to a working detector: synthesize, train, export, quantize, evaluate, try; exit code 1 when a gate failed, with everything written",

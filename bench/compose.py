@@ -20,6 +20,17 @@ LIMITS_MB = {"wakekit-inference": 400, "wakekit-train": 2200}
 LITTLE = {"epochs": 3, "steps_per_epoch": 60, "verifier.steps": 0, "data.synthetic": 100, "data.near_misses": 60, "data.filler": 60, "data.synthetic_rooms": 8} # a minute or two: enough to know its own calls
 STAND_INS = {"postgres": "postgresql", "prom/prometheus": "prometheus"}
 
+START = {"prom/prometheus": 'mkdir -p /prometheus\nexec prometheus "$@"\n', "postgres": """ln -sfn /usr/lib/postgresql/*/bin /pg
+at=/var/lib/postgresql/data
+mkdir -p $at && chown postgres $at
+if [ ! -f $at/PG_VERSION ]; then
+    su postgres -c "/pg/initdb -D $at -U $POSTGRES_USER --auth-host=trust"
+    echo "host all all all trust" >> $at/pg_hba.conf
+    echo "create database $POSTGRES_DB" | su postgres -c "/pg/postgres --single -D $at postgres"
+fi
+exec su postgres -c "/pg/postgres -D $at -h 0.0.0.0 -k /tmp"
+"""}
+
 
 class Failed(Exception): "A check that does not hold; the text says what was seen"
 
@@ -90,21 +101,21 @@ def ask(url, body=None, token="", **headers):
 
 def stand_in(image):
     "Debian's package as an image, where the real one cannot be pulled; what was done"
-    if subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode == 0: return "there"
-    if subprocess.run(["docker", "pull", "-q", image], capture_output=True, timeout=300).returncode == 0: return "pulled"
+    there = subprocess.run(["docker", "image", "inspect", "-f", '{{index .Config.Labels "stand-in"}}', image], capture_output=True, text=True)
+    if there.returncode == 0: return there.stdout.strip().replace("<no value>", "") or "the real one"
+    if subprocess.run(["docker", "pull", "-q", image], capture_output=True, timeout=300).returncode == 0: return "the real one"
     name = image.partition(":")[0]
-    start = {"postgres": 'RUN ln -s /usr/lib/postgresql/*/bin /pg\nENTRYPOINT ["sh", "-c", "chown postgres /var/lib/postgresql/data; test -f /var/lib/postgresql/data/PG_VERSION || su postgres -c \\"/pg/initdb -D /var/lib/postgresql/data -U $POSTGRES_USER --auth-host=trust\\" && echo host all all all trust >> /var/lib/postgresql/data/pg_hba.conf; '
-                         'exec su postgres -c \\"/pg/postgres -D /var/lib/postgresql/data -h 0.0.0.0 -k /tmp\\""]\nENV PATH="/pg:${PATH}"',
-             "prom/prometheus": 'ENTRYPOINT ["prometheus"]\nRUN mkdir -p /prometheus'}.get(name)
     if name == "nginx": # that of Debian's stable is too old to ask for names again
         with tempfile.TemporaryDirectory() as d:
             subprocess.run(["debootstrap", "--variant=minbase", "--include=nginx-light", "sid", d], check=True, capture_output=True)
-            subprocess.run(f"tar -C {d} -c . | docker import --change 'CMD [\"nginx\", \"-g\", \"daemon off;\"]' - {image}", shell=True, check=True, capture_output=True)
-        return "a stand-in from Debian's unstable"
+            subprocess.run(f"tar -C {d} -c . | docker import --change 'LABEL stand-in=\"a stand-in from Debian unstable\"' --change 'CMD [\"nginx\", \"-g\", \"daemon off;\"]' - {image}", shell=True, check=True, capture_output=True)
+        return "a stand-in from Debian unstable"
     with tempfile.TemporaryDirectory() as d:
-        (Path(d)/"Dockerfile").write_text(f"FROM python:3.11-slim\nRUN apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends {STAND_INS[name]}\n{start}\n")
+        (Path(d)/"start.sh").write_text(START[name])
+        (Path(d)/"Dockerfile").write_text(f'FROM python:3.11-slim\nRUN apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends {STAND_INS[name]}\n'
+                                          'LABEL stand-in="a stand-in from Debian"\nENV PATH="/pg:${PATH}"\nCOPY start.sh /start.sh\nENTRYPOINT ["sh", "/start.sh"]\n')
         docker("build", "--network", "host", "-q", "-t", image, d)
-    return "a stand-in from Debian's package"
+    return "a stand-in from Debian"
 
 
 def speech(n, seed):

@@ -9,7 +9,7 @@ __all__ = ['commands', 'command', 'as_usage', 'settings_of', 'dataset_path', 'da
 import contextlib, re
 from pathlib import Path
 from . import __version__
-from .core import ConfigError, DatasetError, SettingsError, TrainError
+from .core import ConfigError, DatasetError, SettingsError, TrainError, windows_problem
 from .terminal import Commands, UsageError, arg, plain, show
 
 # %% ../nbs/50_cli_data.ipynb #c532fba3
@@ -43,6 +43,7 @@ def dataset_path(
     "Where a dataset lives"
     if re.search(r"[/\\]|^[.~]", name) or (Path(name)/"dataset.json").is_file(): return Path(name).expanduser()
     if not re.fullmatch(r"\w[\w .+-]{0,99}", name): raise UsageError(f"{name!r} is no name for a dataset: use letters, digits, - and _, or give a path")
+    if why := windows_problem(name): raise UsageError(f"{name!r} is no name for a dataset: {why}")
     return Path(root)/"datasets"/name
 
 def _datasets(a):

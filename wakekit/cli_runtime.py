@@ -6,10 +6,10 @@
 __all__ = ['TITLE', 'file_main', 'runtime_source', 'differences', 'write_runtime']
 
 # %% ../nbs/56_cli_runtime.ipynb #886edcb9
-import argparse, contextlib, json, os, shlex, sys, time, wave
+import argparse, contextlib, json, os, sys, time, wave
 from pathlib import Path
 import numpy as np
-from .core import ConfigError, WakekitError, atomic_write
+from .core import ConfigError, WakekitError, atomic_write, command_words
 from .ship.actions import Command, Line, event_fields
 from .ship.device import HotDetector
 from .ship.runtime import LISTENING, WAV_ONLY, collect, load_file, write_source
@@ -78,13 +78,15 @@ def file_main(
     a = p.parse_args(argv)
     if bool(a.source) + a.mic + bool(a.wav) != 1: p.error("say what to listen to: --wav FILE, --mic, or - for stdin")
     runner = None
+    for stream in (sys.stdout, sys.stderr): # a console that lacks letters of the phrase
+        with contextlib.suppress(AttributeError, ValueError, OSError): stream.reconfigure(errors="replace")
     try:
         folder = Path(a.bundle).expanduser()
         options = dict(graph=a.graph, threshold=a.threshold, verify=not a.first_look)
         deployed = not (folder/"manifest.json").is_file() and os.path.lexists(folder/"current")
         detector = HotDetector(folder, status_file=folder/"status.json", **options) if deployed and not a.wav else Detector(folder/"current" if deployed else folder, **options)
         if a.run:
-            c = Command(shlex.split(a.run))
+            c = Command(command_words(a.run))
             runner = Line(c.name, c.send, c.end)
         before = time.process_time(), time.perf_counter()
         audio_s = _hear_all(a, detector, runner)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SAMPLE_RATE', 'WakekitError', 'AudioError', 'DatasetError', 'SettingsError', 'ConfigError', 'PhraseError',
            'BundleError', 'TrainError', 'LockError', 'MissingExtraError', 'need', 'coerce', 'parse_value', 'jsonable',
-           'Config', 'parse_overrides', 'sync_folder', 'atomic_write', 'write_json', 'read_json', 'sha256_file',
-           'file_lock', 'in_notebook', 'progress', 'watch_progress']
+           'Config', 'parse_overrides', 'windows_problem', 'command_words', 'sync_folder', 'atomic_write', 'write_json',
+           'read_json', 'sha256_file', 'file_lock', 'in_notebook', 'progress', 'watch_progress']
 
 # %% ../nbs/00_core.ipynb #6b2a0815
-import contextlib, dataclasses, difflib, hashlib, importlib, importlib.util, io, json, math, os, re, shutil, sys, time, types, typing, uuid
+import contextlib, dataclasses, difflib, hashlib, importlib, importlib.util, io, json, math, os, re, shlex, shutil, sys, time, types, typing, unicodedata, uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -232,6 +232,29 @@ def _repr_markdown_(self):
     return "\n".join([f"| {type(self).__name__} | |", "|---|---|", *rows])
 
 Config._repr_markdown_ = _repr_markdown_
+
+# %% ../nbs/00_core.ipynb #21a373db
+_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{d}{i}" for d in ("com", "lpt") for i in range(10))}
+
+def windows_problem(
+    name:str, # Of a file or folder, without those above it
+)->str:       # What is wrong with it; empty when Windows keeps it as it is
+    "Why a name is none on Windows"
+    first = name.split(".")[0]
+    if unicodedata.normalize("NFKC", first).strip().lower() in _RESERVED: return f"{first!r} is reserved on Windows" # COM¹ is COM1 to it
+    if name[-1:] in (".", " "): return "a name ends with neither a dot nor a space"
+    if found := re.search(r'[<>:"/\\|?*\x00-\x1f\x7f]', name): return f"Windows takes no {found[0]!r} in a name"
+    return ""
+
+# %% ../nbs/00_core.ipynb #c614a6a2
+def command_words(
+    text:str,               # As one would type it, with quotes around what has spaces in it
+    windows:bool|None=None, # By the rules of Windows, where a backslash is part of a path? None: what we run on
+)->list:                    # Program and arguments
+    "Split a command into words"
+    if not (os.name == "nt" if windows is None else windows): return shlex.split(text)
+    if text.count('"')%2: raise ValueError("No closing quotation")
+    return [w.replace('"', "") for w in re.findall(r'(?:[^\s"]|"[^"]*")+', text)]
 
 # %% ../nbs/00_core.ipynb #8a75908d
 def _replace(tmp, path):

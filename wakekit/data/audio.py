@@ -68,7 +68,7 @@ def _name(src):
 def _source(src):
     "Something that soundfile can open more than once: an existing path, or a seekable file object"
     if isinstance(src, (bytes, bytearray, memoryview)): return io.BytesIO(src)
-    if not isinstance(src, (str, Path)): return src if src.seekable() else io.BytesIO(src.read())
+    if not isinstance(src, (str, Path)): return src if getattr(src, "seekable", lambda: True)() else io.BytesIO(src.read()) # temporary files of Python 3.10 cannot be asked
     path = Path(src)
     if path.is_dir(): raise AudioError(f"{path} is a folder: find_audio lists the recordings in it")
     if not path.exists(): raise AudioError(f"{path} does not exist" + ("" if path.parent.exists() else f", and neither does the folder {path.parent}"))

@@ -134,6 +134,10 @@ def import_tree(self:Dataset,
     return self.import_items(items, desc=f"importing {source}")
 
 # %% ../../nbs/data/17_interchange.ipynb #90760057
+def _beside(root, where):
+    "A file that a manifest names; one that was written on Windows may have backslashes in it"
+    return root/where if "\\" not in where or (root/where).exists() else root/where.replace("\\", "/")
+
 def _line_item(d, root, label, number):
     "One line of a manifest as an item for `import_items`"
     where = d.get("audio_filepath") or d.get("audio_path") or d.get("file_name") or d.get("path")
@@ -142,7 +146,7 @@ def _line_item(d, root, label, number):
     if kind not in LABELS and label is None: raise DatasetError(f"line {number} has the label {kind!r}; name one of {', '.join(LABELS)} for all of them")
     whole = not d.get("offset") and not ("offset" in d and d.get("duration"))
     part = {} if whole else dict(start_s=float(d["offset"]), duration_s=float(d["duration"]) if d.get("duration") else None)
-    return dict(src=root/where, label=kind if kind in LABELS else label, **part, **{k: str(d[k]) for k in ABOUT if d.get(k)})
+    return dict(src=_beside(root, where), label=kind if kind in LABELS else label, **part, **{k: str(d[k]) for k in ABOUT if d.get(k)})
 
 @patch
 def import_jsonl(self:Dataset,

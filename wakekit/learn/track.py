@@ -164,7 +164,7 @@ Queued.stop, Queued.settle = stop, settle
 
 def git_state()->dict: # `git_commit` and `git_dirty`, or nothing where there is no repository
     "Which state of the user's own code a run belongs to"
-    ask = lambda *args: subprocess.run(["git", *args], capture_output=True, text=True, timeout=5)
+    ask = lambda *args: subprocess.run(["git", *args], capture_output=True, encoding="utf-8", errors="replace", timeout=5)
     try: commit, changes = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError): return {}
     return {} if commit.returncode or changes.returncode else dict(git_commit=commit.stdout.strip(), git_dirty=str(bool(changes.stdout.strip())).lower())

@@ -10,14 +10,12 @@ import asyncio, contextlib, hashlib, json, logging, os, re, shutil, sqlite3, thr
 from collections import Counter, deque
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import ConfigError, DatasetError, LockError, read_json
+from ..core import ConfigError, DatasetError, LockError, read_json, windows_problem
 from ..data.dataset import LABELS, Clip
 from ..data.interchange import Dataset
 from .events import Database, DatabaseError, event, iso
 
 # %% ../../nbs/serve/38_catalog.ipynb #8026d1f3
-_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{d}{i}" for d in ("com", "lpt") for i in range(10))}
-
 def name_problem(
     name:str, # What somebody would like to call a dataset, a model or a device
 )->str:       # What is wrong with it; empty when it is fine
@@ -27,9 +25,7 @@ def name_problem(
     if len(name.encode("utf-8", "replace")) > 200: return "a name in this script has at most 50 characters: file systems count bytes"
     if unicodedata.normalize("NFC", name) != name: return "letters with accents must be single characters (Unicode NFC)"
     if not re.match(r"\w", name) or not all(re.match(r"[\w .+-]", c) or unicodedata.category(c) in ("Mn", "Mc") for c in name): return "a name begins with a letter or digit, and has only letters, digits, spaces and - _ . + in it"
-    if name[-1] in ". ": return "a name ends with neither a dot nor a space"
-    if name.split(".")[0].strip().lower() in _RESERVED: return f"{name.split('.')[0]!r} is reserved on Windows"
-    return ""
+    return windows_problem(name)
 
 # %% ../../nbs/serve/38_catalog.ipynb #0c727024
 LOOK_AGAIN_S = 30 # How soon files that were changed by hand are noticed, s

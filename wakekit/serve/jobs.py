@@ -121,7 +121,7 @@ def real_device(
     "Ask another process, which may load torch for it"
     if value == "cpu": return value
     code = "import sys; from wakekit.env import resolve_device; print(resolve_device(sys.argv[1]))"
-    asked = subprocess.run([sys.executable, "-c", code, value], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    asked = subprocess.run([sys.executable, "-c", code, value], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
     if asked.returncode: raise SettingsError(asked.stderr.strip().rpartition("\n")[2].partition(": ")[2] or f"WAKEKIT_DEVICE={value} is impossible here")
     return asked.stdout.strip().splitlines()[-1]
 

@@ -11,7 +11,7 @@ import collections, contextlib, json, logging, math, os, re, shlex, shutil, sign
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from ..core import Config, ConfigError, WakekitError, need, read_json
+from ..core import Config, ConfigError, WakekitError, command_words, need, read_json
 from .targets import DeployError, Target, fetch, token_of
 
 # %% ../../nbs/ship/36_actions.ipynb #3ea64047
@@ -372,7 +372,7 @@ class ActionOptions(Config):
 def _words(o):
     "Program and arguments"
     if o.shell: return [*(("cmd", "/c") if os.name == "nt" else ("sh", "-c")), o.command if isinstance(o.command, str) else shlex.join(o.command)]
-    try: return shlex.split(o.command) if isinstance(o.command, str) else list(o.command)
+    try: return command_words(o.command) if isinstance(o.command, str) else list(o.command)
     except ValueError as e: raise ConfigError(f"the command {o.command!r} cannot be split into words: {e}") from None
 
 # %% ../../nbs/ship/36_actions.ipynb #b3dbfc80

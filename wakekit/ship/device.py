@@ -11,7 +11,7 @@ import hashlib, io, logging, math, os, random, re, shutil, stat, tempfile, threa
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
-from ..core import SAMPLE_RATE, BundleError, ConfigError, WakekitError, read_json, write_json
+from ..core import SAMPLE_RATE, BundleError, ConfigError, WakekitError, read_json, windows_problem, write_json
 from .deploy import RolledBackError, bundle_version, deploy
 from .targets import Target, fetch
 from .stream import Bundle, Detector, Event, to_pcm
@@ -220,7 +220,7 @@ def unpack(
             if len(members) > MAX_FILES or sum(m.file_size for m in members) > MAX_BUNDLE: raise BundleError(f"the archive has {len(members)} files of {sum(m.file_size for m in members):,} bytes, which is no bundle (at most {MAX_FILES} files, {MAX_BUNDLE:,} bytes)")
             names = [m.filename for m in members]
             for m in members:
-                if re.search(r'[\x00-\x1f\x7f\\:]|(^|/)\.\.?(/|$)|^/|//', m.filename) or stat.S_ISLNK(m.external_attr >> 16) or names.count(m.filename) > 1: raise BundleError(f"the archive has a file that would not stay in its folder, {m.filename!r}: do not use this server")
+                if not all(part and not windows_problem(part) for part in m.filename.split("/")) or stat.S_ISLNK(m.external_attr >> 16) or names.count(m.filename) > 1: raise BundleError(f"the archive has a file that would not stay in its folder, {m.filename!r}: do not use this server")
             if "manifest.json" not in names: raise BundleError("the archive has no manifest.json at its top: it has to hold the files of a bundle, not a folder")
             for m in members:
                 (folder/m.filename).parent.mkdir(parents=True, exist_ok=True)

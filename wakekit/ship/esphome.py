@@ -84,7 +84,7 @@ def manifest_doubts(
     doubt("tensor_arena_size" in m and _int(m["tensor_arena_size"]) <= 0, "micro.tensor_arena_size", "is the memory that the model runs in, bytes: there is none")
     least = m.get("minimum_esphome_version", "0.0.0")
     doubt(not re.match(r"\d+\.\d+\.\d+", least), "micro.minimum_esphome_version", f"{least} is not read as it looks: write three numbers, such as 2024.7.0")
-    doubt(not isinstance(manifest["model"], str) or not model.endswith(".tflite") or ".." in PurePosixPath(model).parts or PurePosixPath(model).is_absolute() or "\\" in model, "model", f"should be the name of a .tflite file beside the manifest, not {model}")
+    doubt(not isinstance(manifest["model"], str) or not model.endswith(".tflite") or ".." in PurePosixPath(model).parts or PurePosixPath(model).is_absolute() or re.search(r"[\\:]", model), "model", f"should be the name of a .tflite file beside the manifest, not {model}")
     doubt(not str(manifest["wake_word"]).strip(), "wake_word", "is empty")
     doubt(not manifest.get("trained_languages", True), "trained_languages", "is empty: name one, such as en")
     return out

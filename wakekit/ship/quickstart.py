@@ -10,7 +10,7 @@ import os, re, sys
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core import SAMPLE_RATE, write_json
+from ..core import SAMPLE_RATE, windows_problem, write_json
 from ..data.audio import find_audio, load_audio, save_audio, speech_bounds
 from ..data.batches import for_test, kept_aside, prepare
 from ..data.spoken import DataConfig, synthetic_items
@@ -31,7 +31,8 @@ def slug(
     phrase:str, # Any phrase
 )->str:         # A name for a folder
     "The phrase as a file name"
-    return re.sub(r"[^\w]+", "_", phrase.lower()).strip("_") or "phrase"
+    name = re.sub(r"[^\w]+", "_", phrase.lower()).strip("_") or "phrase"
+    return name + "_"*bool(windows_problem(name))
 
 def _say(
     text:str, # For a person

@@ -26,11 +26,14 @@ FROM base AS inference-packages
 # The tested versions; empty where the base image's Python is older than they allow (JetPack 6 has 3.10): then the ranges of settings.ini
 ARG CONSTRAINTS=/opt/wakekit/constraints.txt
 RUN python3 /opt/wakekit/requirements.py --constraints "${CONSTRAINTS}" core serve wyoming actions
+# onnxruntime-gpu in its place, with CUDA's libraries, for a model server on a GPU; of the newest version that there is
+ARG ORT=onnxruntime
+RUN if [ "${ORT}" != onnxruntime ]; then python3 -m pip uninstall -y onnxruntime && python3 -m pip install --no-cache-dir "${ORT}[cuda,cudnn]"; fi
 
 FROM inference-packages AS inference
-ARG REVISION=unknown
+ARG VERSION=unknown
 LABEL org.opencontainers.image.title="wakekit inference" org.opencontainers.image.description="Detection API, model server, Wyoming" \
-      org.opencontainers.image.source="https://github.com/wakekit/wakekit" org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.source="https://github.com/wakekit/wakekit" org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.version="${VERSION}"
 COPY docker/health.py /opt/wakekit/
 COPY --from=code /opt/wakekit/lib /opt/wakekit/lib
 USER 1000:1000
@@ -45,9 +48,9 @@ ARG CONSTRAINTS=/opt/wakekit/constraints.txt
 RUN python3 /opt/wakekit/requirements.py --constraints "${CONSTRAINTS}" postgres dashboard
 
 FROM service-packages AS service
-ARG REVISION=unknown
+ARG VERSION=unknown
 LABEL org.opencontainers.image.title="wakekit service" org.opencontainers.image.description="Training service, dashboard" \
-      org.opencontainers.image.source="https://github.com/wakekit/wakekit" org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.source="https://github.com/wakekit/wakekit" org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.version="${VERSION}"
 COPY docker/health.py /opt/wakekit/
 COPY --from=code /opt/wakekit/lib /opt/wakekit/lib
 USER 1000:1000
@@ -62,9 +65,9 @@ ARG CONSTRAINTS=/opt/wakekit/constraints.txt
 RUN python3 /opt/wakekit/requirements.py --constraints "${CONSTRAINTS}" postgres data
 
 FROM data-prep-packages AS data-prep
-ARG REVISION=unknown
+ARG VERSION=unknown
 LABEL org.opencontainers.image.title="wakekit data-prep" org.opencontainers.image.description="Synthesis and import of clips" \
-      org.opencontainers.image.source="https://github.com/wakekit/wakekit" org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.source="https://github.com/wakekit/wakekit" org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.version="${VERSION}"
 COPY docker/health.py /opt/wakekit/
 COPY --from=code /opt/wakekit/lib /opt/wakekit/lib
 USER 1000:1000
@@ -79,9 +82,9 @@ ARG CONSTRAINTS=/opt/wakekit/constraints.txt
 RUN python3 /opt/wakekit/requirements.py --torch "${TORCH_INDEX}" --constraints "${CONSTRAINTS}" postgres train track tune
 
 FROM training-packages AS training
-ARG REVISION=unknown
+ARG VERSION=unknown
 LABEL org.opencontainers.image.title="wakekit training" org.opencontainers.image.description="Worker: training, evaluation, export" \
-      org.opencontainers.image.source="https://github.com/wakekit/wakekit" org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.source="https://github.com/wakekit/wakekit" org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.version="${VERSION}"
 COPY docker/health.py /opt/wakekit/
 COPY --from=code /opt/wakekit/lib /opt/wakekit/lib
 USER 1000:1000
@@ -95,9 +98,9 @@ ARG CONSTRAINTS=/opt/wakekit/constraints.txt
 RUN python3 /opt/wakekit/requirements.py --constraints "${CONSTRAINTS}" dashboard notebook dev
 
 FROM dev-packages AS dev
-ARG REVISION=unknown
+ARG VERSION=unknown
 LABEL org.opencontainers.image.title="wakekit dev" org.opencontainers.image.description="JupyterLab with the guides" \
-      org.opencontainers.image.source="https://github.com/wakekit/wakekit" org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.source="https://github.com/wakekit/wakekit" org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.version="${VERSION}"
 COPY docker/health.py /opt/wakekit/
 COPY --from=code /opt/wakekit/lib /opt/wakekit/lib
 COPY nbs /opt/wakekit/notebooks
@@ -109,7 +112,7 @@ HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 CMD ["py
 
 # ---- MLflow, for the profile "monitoring": its server only
 FROM ${BASE_IMAGE} AS tracking
-ARG MLFLOW_VERSION=3.18.0
+ARG MLFLOW_VERSION=3.17.2
 RUN python3 -m pip install --no-cache-dir "mlflow==${MLFLOW_VERSION}" && mkdir /mlflow && chown 1000:1000 /mlflow
 COPY docker/health.py /opt/wakekit/
 USER 1000:1000

@@ -26,9 +26,9 @@ def main():
     cfg.read(a.settings, encoding="utf-8")
     wanted = [r for e in a.extras for r in cfg["DEFAULT"]["requirements" if e == "core" else f"{e}_requirements"].split()]
     limits = Path(a.constraints).read_text(encoding="utf-8").splitlines() if a.constraints else []
-    own = importlib.util.find_spec("torch") is not None
-    if own: # already there: neither replaced nor held to the tested version
-        wanted, limits = ([line for line in lines if name(line) not in TORCH] for lines in (wanted, limits))
+    own = {n for n in TORCH if importlib.util.find_spec(n) is not None} if importlib.util.find_spec("torch") is not None else set()
+    if own: # already there: neither replaced nor held to the tested version, and its torchaudio has to fit to it
+        wanted, limits = [line for line in wanted if name(line) not in own], [line for line in limits if name(line) not in TORCH]
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as f:
         f.write("\n".join(limits) + "\n")
         f.flush()

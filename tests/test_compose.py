@@ -14,6 +14,7 @@ text = {f: (root/f).read_text(encoding="utf-8") for f in FILES}
 whole = {f: yaml.safe_load(t) for f, t in text.items()}
 OWN = {f.metadata["env"]: f for f in fields(Settings)}
 FIXED = {"WAKEKIT_DATA_DIR", "WAKEKIT_MODELS_DIR", "WAKEKIT_LOGS_DIR", "WAKE_TRAINING_DATA_DIR", "WAKEKIT_TRAINING_URL"} # places of the container, whatever .env says
+OTHERWISE = {"WAKEKIT_TAG": "gpu", "WAKEKIT_TORCH_INDEX": "https://download.pytorch.org/whl/cu126", "WAKEKIT_DEVICE": "cuda"} # what the GPU file takes instead
 HOST = {"WAKE_TRAINING_BASE_IMAGE", "WAKE_TRAINING_HOST_DATA_DIR"} # of the host
 
 
@@ -27,12 +28,16 @@ def program(name):
 @pytest.mark.parametrize("name", FILES)
 def test_variables_are_documented_with_their_defaults(name):
     special = {"WAKEKIT_ENV_FILE": ".env.example", "WAKE_TRAINING_HOST_DATA_DIR": "./data/wake-training", "WAKE_TRAINING_BASE_IMAGE": "python:3.11-slim"}
-    if name == "docker-compose.gpu.yml": special |= {"WAKEKIT_TAG": "gpu", "WAKEKIT_TORCH_INDEX": "https://download.pytorch.org/whl/cu126", "WAKEKIT_DEVICE": "cuda"}
+    if name == "docker-compose.gpu.yml": special |= OTHERWISE
     lines = "\n".join(l for l in text[name].splitlines() if not l.lstrip().startswith("#"))
     for variable, default in VARIABLE.findall(lines):
         want = special.get(variable, COMPOSE[variable][0] if variable in COMPOSE else "")
-        assert variable in COMPOSE or variable in OWN or variable.removesuffix("_FILE") in OWN, f"{variable} is in no table"
+        assert variable in COMPOSE or variable == "JUPYTER_TOKEN" or variable in OWN or variable.removesuffix("_FILE") in OWN, f"{variable} is in no table"
         assert default == want, f"{variable}: {default!r} in {name}, {want!r} in the table"
+
+
+def test_a_copied_example_leaves_the_gpu_file_its_defaults():
+    assert not [n for n in OTHERWISE if re.search(rf"^{n}=", (root/".env.example").read_text(encoding="utf-8"), re.M)]
 
 
 def test_every_setting_reaches_the_containers():
@@ -51,7 +56,7 @@ def test_each_service_has_limits_a_health_check_and_no_rights():
         assert s["cap_drop"] == ["ALL"] and s["security_opt"] == ["no-new-privileges:true"] and s["init"], name
         assert VARIABLE.search(s["user"]) and (s.get("healthcheck") or s.get("profiles")), name
     ports = [p for s in whole["docker-compose.yml"]["services"].values() for p in s.get("ports", [])]
-    assert ports and all(p.startswith("${WAKEKIT_BIND:-127.0.0.1}:") for p in ports)
+    assert ports and all(p.startswith("127.0.0.1:" if re.search("PROMETHEUS|GRAFANA|MLFLOW", p) else "${WAKEKIT_BIND:-127.0.0.1}:") for p in ports) # those have no token
 
 
 def test_the_image_is_built_where_its_service_comes_first():
@@ -71,6 +76,7 @@ def test_no_secret_and_no_data_gets_into_an_image():
     named = [l[1:].strip("/") for l in lines if l.startswith("!")]
     assert not {".env", "data", "models", "logs", "secrets", ".git", "tests"} & set(named)
     assert all((root/n).exists() for n in named)
+    assert {"/data/", "/models/", "/logs/", "/secrets/", ".env"} <= set((root/".gitignore").read_text(encoding="utf-8").splitlines())
 
 
 @pytest.mark.parametrize("name", ("inference", "model-server", "training", "dashboard", "worker", "jupyter"))

@@ -3,6 +3,7 @@ import contextlib, http.client, json, os, re, shutil, signal, socket, subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 import pytest
 pytest.importorskip("fastapi")
 from test_detect import pcm, sound, wav
@@ -272,6 +273,22 @@ def test_a_replica_without_a_model_is_passed_over(models, replicas, tmp_path):
         try: assert all(ask(front.port, f"/ready?device={d}")[0] == 200 for d in DEVICES)
         finally: front.stop()
     finally: empty.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how a full queue of connections answers")
+def test_a_host_that_says_nothing_is_passed_over(replicas, tmp_path):
+    "Neither an answer nor a refusal, as from a machine that was switched off"
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.socket())
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        for _ in range(4): # its queue is full then
+            c = stack.enter_context(socket.socket())
+            c.setblocking(False)
+            with contextlib.suppress(BlockingIOError): c.connect(silent.getsockname())
+        front = Nginx(tmp_path, [SimpleNamespace(port=silent.getsockname()[1]), replicas[0].wait()])
+        try: assert all(ask(front.port, f"/ready?device={d}")[0] == 200 for d in DEVICES)
+        finally: front.stop()
 
 
 def test_a_replica_that_is_added(front, replicas, models):

@@ -6,7 +6,7 @@
 __all__ = ['ROOM_MB', 'WRITES', 'SERVICES', 'folder_problem', 'hand_over', 'what_of', 'before', 'lay_out', 'main']
 
 # %% ../nbs/07_container.ipynb #b1fd350d
-import errno, logging, os, shutil, sys, tempfile
+import errno, logging, os, shutil, stat, sys, tempfile
 from pathlib import Path
 from .core import SettingsError, WakekitError
 from .env import Settings
@@ -29,7 +29,8 @@ def folder_problem(
         owner = path.stat()
         if e.errno == errno.EROFS: return f"{path} is mounted read-only: take :ro away from its line under volumes, or mend the disk of the host"
         if e.errno == errno.ENOSPC: return f"{path} is on a full disk: make room on the host, then start again"
-        if e.errno == errno.EACCES: return f"{path} belongs to user {owner.st_uid}, and this container runs as user {me}: on the host, sudo chown -R {me}:{os.getgid()} {host}, or WAKEKIT_UID={owner.st_uid} and WAKEKIT_GID={owner.st_gid} in .env"
+        if e.errno == errno.EACCES and owner.st_uid == me: return f"{path} cannot be written although it belongs to user {me}: its mode ({stat.filemode(owner.st_mode)}) or SELinux forbids it; with SELinux, add :z to its line under volumes"
+        if e.errno == errno.EACCES: return f"{path} belongs to user {owner.st_uid}, and this container runs as user {me}: on the host, sudo chown -R {me}:{os.getgid()} FOLDER, which is {host}" + (f", or WAKEKIT_UID={owner.st_uid} and WAKEKIT_GID={owner.st_gid} in .env" if owner.st_uid else "")
         return f"{path} cannot be written: {e.strerror}; look at {host}"
     left_mb = shutil.disk_usage(path).free/1e6
     return f"{path} has {left_mb:.0f} MB left, and {room_mb} are needed: make room on the host, then start again" if left_mb < room_mb else ""
@@ -40,16 +41,17 @@ def hand_over(
     uid:int,# User that they are for
     gid:int,# And its group
 )->list:    # What was done, or why not, a line each
-    "Give folders that are empty, or hold only what is the user's already, to a user"
+    "Give folders of root that are empty, or hold only what is the user's already, to a user"
     said = []
     for path in map(Path, paths):
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if path.stat().st_uid == uid: continue
-            others = [p.name for p in path.iterdir() if p.stat().st_uid != uid]
-            if others: said.append(f"{path} belongs to user {path.stat().st_uid} and has {len(others)} entries of others, such as {others[0]}: left as it is")
+            owner, others = path.lstat().st_uid, [p.name for p in path.iterdir() if p.lstat().st_uid != uid]
+            if owner == uid: continue
+            if owner: said.append(f"{path} belongs to user {owner}: left as it is")
+            elif others: said.append(f"{path} belongs to root and has {len(others)} entries of others, such as {others[0]}: left as it is")
             else:
-                os.chown(path, uid, gid)
+                os.chown(path, uid, gid, follow_symlinks=False)
                 said.append(f"{path} is user {uid}'s now")
         except OSError as e: said.append(f"{path}: {e.strerror}")
     return said
@@ -76,15 +78,16 @@ def before(
     "Look at everything that the command needs; `WakekitError` says what is wrong"
     environ = os.environ if environ is None else environ
     s, what, more = Settings.load("", environ), what_of(command), {}
-    public = environ.get("WAKEKIT_BIND", "127.0.0.1") not in ("", "127.0.0.1", "localhost", "::1")
-    if what in SERVICES and public and not s.api_token: raise SettingsError(f"WAKEKIT_BIND={environ['WAKEKIT_BIND']} publishes this service, and there is no token: set WAKEKIT_API_TOKEN (or WAKEKIT_API_TOKEN_FILE) in .env, or WAKEKIT_BIND=127.0.0.1")
+    public = environ.get("WAKEKIT_BIND", "127.0.0.1") not in ("", "127.0.0.1", "localhost", "::1", "[::1]")
+    token = s.resolve("inference_token") if what == "serve inference" else s.api_token
+    if what in SERVICES and public and not token: raise SettingsError(f"WAKEKIT_BIND={environ['WAKEKIT_BIND']} publishes this service, and there is no token: set WAKEKIT_API_TOKEN (or WAKEKIT_API_TOKEN_FILE) in .env, or WAKEKIT_BIND=127.0.0.1")
     folders = [*WRITES.get(what, ()), *(["/data/wake-training"] if what in ("serve training", "worker") else [])]
     if problem := next(filter(None, (folder_problem(mounted(p)) for p in folders)), ""): raise WakekitError(problem)
     if what in ("worker", "jupyter") and s.device != "auto" and optional("torch")[0]: s.resolve("device") # asked for by hand: refused where it is not there
     if what == "worker" and optional("torch")[0]:
         for name in ("quant_backend", "compile", "mp_start"): s.resolve(name)
     if "OMP_NUM_THREADS" not in environ: more["OMP_NUM_THREADS"] = str(detect_host().cpus) # the share of this container, not the cores of the host
-    if what == "jupyter" and s.api_token and not environ.get("JUPYTER_TOKEN"): more["JUPYTER_TOKEN"] = s.api_token
+    if what == "jupyter" and s.api_token and not environ.get("JUPYTER_TOKEN") and not public: more["JUPYTER_TOKEN"] = s.api_token # who may detect is not to have a shell, where others can reach it
     return more
 
 # %% ../nbs/07_container.ipynb #f6226003
@@ -113,9 +116,10 @@ def main(
     if command[0] == "folders":
         for line in hand_over(command[3:], int(command[1]), int(command[2])): print(f"wakekit: {line}")
         return 0
-    try: more = before(command)
-    except WakekitError as e: return print(f"wakekit: {e}", file=sys.stderr) or 1
-    if what_of(command) == "jupyter": lay_out("/opt/wakekit/notebooks", "/data/notebooks")
+    try:
+        more = before(command)
+        if what_of(command) == "jupyter": lay_out("/opt/wakekit/notebooks", "/data/notebooks")
+    except (WakekitError, OSError) as e: return print(f"wakekit: {e}", file=sys.stderr) or 1
     os.environ.update(more)
     try: os.execvp(command[0], command)
     except OSError as e: return print(f"wakekit: {command[0]} cannot be started: {e.strerror}", file=sys.stderr) or 127

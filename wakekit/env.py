@@ -219,7 +219,7 @@ class Settings(Config):
     training_dir:Path|None = _setting("WAKE_TRAINING_DATA_DIR", None, "Data root of the training service: datasets, jobs, models; empty: the data folder, in a container its wake-training")
     cors_origins:tuple[str, ...] = _setting("WAKE_TRAINING_CORS_ORIGINS", ("http://localhost:5173", "http://127.0.0.1:5173"), "Web consoles that may call the training service, separated by commas")
     base_image:str = _setting("WAKE_TRAINING_BASE_IMAGE", "", "Base image of the training container (an L4T image on a Jetson); empty: the Dockerfile's", group="Training container")
-    host_data_dir:str = _setting("WAKE_TRAINING_HOST_DATA_DIR", "", "Folder of the host that the training container mounts as its data; empty: ./data")
+    host_data_dir:str = _setting("WAKE_TRAINING_HOST_DATA_DIR", "", "Folder of the host that the training service has as its data, from ./, / or a drive on; empty: ./data/wake-training")
 
 # %% ../nbs/02_env.ipynb #519a09eb
 def _parse(f, hint, text, source):
@@ -242,10 +242,11 @@ def _with_files(given, source):
         name = f.metadata["env"] + "_FILE"
         if not f.metadata["file"] or name not in found: continue
         path = found.pop(name)[0]
+        if f.metadata["env"] in found: continue
         try: text = Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as e: raise SettingsError(f"{name} (from {source}): {path} cannot be read: {getattr(e, 'strerror', None) or 'it is not UTF-8 text'}") from None
         if not text: raise SettingsError(f"{name} (from {source}): {path} is empty")
-        found.setdefault(f.metadata["env"], (text, f"file {Path(path).name}"))
+        found[f.metadata["env"]] = text, f"file {Path(path).name}"
     return found
 
 def _variables(env_file, environ):
@@ -256,6 +257,7 @@ def _variables(env_file, environ):
     try: written = dotenv.dotenv_values(env_file, encoding="utf-8-sig") if env_file else {}
     except UnicodeDecodeError: raise SettingsError(f"{env_file} is not UTF-8 text: save it as UTF-8") from None
     given = os.environ if environ is None else environ
+    written = {k: v for k, v in written.items() if not any(given.get(n) for n in (k, k.removesuffix("_FILE"), f"{k}_FILE"))} # what the environment says is not looked for in files
     return {**_with_files(written, Path(env_file or "").name), **_with_files(given, "environment")}
 
 # %% ../nbs/02_env.ipynb #91fd7f32
@@ -270,7 +272,7 @@ COMPOSE = { # Variable → (default, what it is)
     "WAKEKIT_DETECT_CPUS": ("1", "… the detection service and the model server, each"), "WAKEKIT_DETECT_MEMORY": ("1g", ""),
     "WAKEKIT_JUPYTER_CPUS": ("2", "… JupyterLab"), "WAKEKIT_JUPYTER_MEMORY": ("6g", ""),
     "WAKEKIT_SECRETS_DIR": ("./secrets", "Folder of the host that containers see as /run/secrets, for WAKEKIT_API_TOKEN_FILE=/run/secrets/token and the like"),
-    "WAKEKIT_POSTGRES_PASSWORD": ("wakekit", "Of the database of docker-compose.scale.yml, which only its containers reach"),
+    "WAKEKIT_POSTGRES_PASSWORD": ("wakekit", "Of the database of docker-compose.scale.yml, which only its containers reach: letters and digits, before its first start; later ALTER ROLE changes it in there, too"),
     "WAKEKIT_TAG": ("latest", "Tag of the images"), "WAKEKIT_BUILD_NETWORK": ("default", "Network of the build; host where containers do not reach the package index"),
     "WAKEKIT_TORCH_INDEX": ("https://download.pytorch.org/whl/cpu", "Where the training image gets torch; empty: PyPI"),
     "WAKEKIT_CONSTRAINTS": ("/opt/wakekit/constraints.txt", "Tested versions of packages; empty on a base image with Python 3.10 (JetPack 6): the newest that fit")}
@@ -387,6 +389,8 @@ def _to_dict(self):
 Settings._repr_markdown_, Settings.__str__, Settings.to_dict = _repr_markdown_, _text, _to_dict
 
 # %% ../nbs/02_env.ipynb #10cc58ec
+_BY_FILE = ("WAKEKIT_DEVICE", "WAKEKIT_TAG", "WAKEKIT_TORCH_INDEX") # docker-compose.gpu.yml has other defaults: a copied file must not undo them
+
 def env_example()->str: # Text of `.env.example`
     "The settings table as a documented `.env` file"
     out = ["# Settings of wakekit. Copy this file to .env and change what you need.",
@@ -395,11 +399,11 @@ def env_example()->str: # Text of `.env.example`
         m = f.metadata
         if m["group"]: out += ["", f"# --- {m['group']}"]
         choices = f" ({' | '.join(m['choices'])})" if m["choices"] else ""
-        comment = "# " if m["place"] or not _shown(f.default) else ""
+        comment = "# " if m["place"] or m["env"] in _BY_FILE or not _shown(f.default) else ""
         out += [f"# {m['help']}{choices}", f"{comment}{m['env']}={_shown(f.default)}"]
     out += ["", "# --- Containers: what docker-compose.yml reads of this file, beside the above"]
-    for name, (value, help) in COMPOSE.items(): out += [*([f"# {help}"] if help else []), f"{name}={value}"]
-    return "\n".join([*out, "", "# --- Hyperparameters of training: WAKEKIT_TRAIN__<FIELD>, for instance", "# WAKEKIT_TRAIN__LR=0.002", ""])
+    for name, (value, help) in COMPOSE.items(): out += [*([f"# {help}"] if help else []), f"{'# '*(name in _BY_FILE)}{name}={value}"]
+    return "\n".join([*out, "", "# --- Hyperparameters of training: WAKEKIT_TRAIN__<FIELD>, for instance (containers get them only with WAKEKIT_ENV_FILE=.env, above)", "# WAKEKIT_TRAIN__LR=0.002", ""])
 
 def write_env_example(
     path=".env.example", # Where to write it

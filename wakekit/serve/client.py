@@ -14,6 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 from ..core import SAMPLE_RATE, WakekitError, need, progress
 from ..data.audio import load_audio, write_wav
+from ..env import Settings
 
 # %% ../../nbs/serve/41_client.ipynb #b090e3d9
 class ServiceError(WakekitError):
@@ -34,10 +35,11 @@ class Client:
         http=None,    # An httpx client to use instead
         tries:int=5,  # When the connection is lost
     ):
-        url, token = url or os.environ.get("WAKEKIT_TRAINING_URL") or "http://127.0.0.1:8080", token or os.environ.get("WAKEKIT_API_TOKEN", "")
+        s = Settings.load("")
+        url, token = url or s.training_url, token or s.api_token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.url, self.tries, self._httpx = url, tries, need("httpx2", "serve")
-        local = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1") # no proxy is asked for it, nor gets the token
+        local = (host := urlsplit(url).hostname or "") == "127.0.0.1" or "." not in host # no proxy is asked for it, nor gets the token
         self.http = http or self._httpx.Client(base_url=url, headers=headers, timeout=self._httpx.Timeout(120, connect=5), trust_env=not local)
     def __repr__(self): return f"Client({self.url!r})"
 

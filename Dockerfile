@@ -26,11 +26,11 @@ FROM base AS inference-packages
 # The tested versions; empty where the base image's Python is older than they allow (JetPack 6 has 3.10): then the ranges of settings.ini
 ARG CONSTRAINTS=/opt/wakekit/constraints.txt
 RUN python3 /opt/wakekit/requirements.py --constraints "${CONSTRAINTS}" core serve wyoming actions
+
+FROM inference-packages AS inference
 # onnxruntime-gpu in its place, with CUDA's libraries, for a model server on a GPU; of the newest version that there is
 ARG ORT=onnxruntime
 RUN if [ "${ORT}" != onnxruntime ]; then python3 -m pip uninstall -y onnxruntime && python3 -m pip install --no-cache-dir "${ORT}[cuda,cudnn]"; fi
-
-FROM inference-packages AS inference
 ARG VERSION=unknown
 LABEL org.opencontainers.image.title="wakekit inference" org.opencontainers.image.description="Detection API, model server, Wyoming" \
       org.opencontainers.image.source="https://github.com/wakekit/wakekit" org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.version="${VERSION}"

@@ -60,6 +60,17 @@ def queue(url):
     db.close()
 
 
+def test_a_database_of_plain_bytes(postgres):
+    "SQL_ASCII, as servers are made where no language is set"
+    name = f"t{time.time_ns()}"
+    with sa.create_engine(postgres.replace("postgresql:", "postgresql+psycopg:") + "postgres", isolation_level="AUTOCOMMIT", connect_args=dict(client_encoding="utf8")).connect() as c: c.execute(sa.text(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"))
+    db = Database(postgres + name)
+    try:
+        db.tell(event("tick", n="küche"))
+        assert [e["data"]["n"] for e in db.events_after(0, 5)] == ["küche"]
+    finally: db.close()
+
+
 def test_events_are_in_order_for_whoever_looks_meanwhile(queue):
     seen, at, kinds = [], 0, set()
     with ThreadPoolExecutor(6) as pool:

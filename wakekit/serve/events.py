@@ -38,9 +38,9 @@ def _write_lock(connection):
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT": connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 def _postgres(patience_s):
-    "How long to wait for the server, and for a network that says nothing"
+    "How long to wait for the server, and for a network that says nothing; text is UTF-8, also where the database was made for plain bytes"
     ms = round(1000*patience_s)
-    return dict(connect_timeout=max(2, round(patience_s)), options=f"-c statement_timeout={ms}", keepalives_idle=5, keepalives_interval=2, keepalives_count=2, tcp_user_timeout=ms)
+    return dict(connect_timeout=max(2, round(patience_s)), client_encoding="utf8", options=f"-c statement_timeout={ms}", keepalives_idle=5, keepalives_interval=2, keepalives_count=2, tcp_user_timeout=ms)
 
 # %% ../../nbs/serve/37_events.ipynb #b14c5d68
 def _engine(url, patience_s):

@@ -265,10 +265,12 @@ def _figures(path):
     from wakekit.ship.bench import accuracy_table
     from wakekit.ship.pooled import protocol_table
     d = read_json(path)
-    rows = protocol_table(d["pooled"]) if d.get("pooled") else accuracy_table(d)
-    versions = ", ".join(f"{k} {v}" for k, v in d.get("versions", {}).items())
+    if "figures" in d: rows = md_table(["figure", "unit", "of what", "command"], [[f"{f['value']:,}", f["unit"], f["what"], md_code(f["command"])] for f in d["figures"].values()])
+    else: rows = protocol_table(d["pooled"]) if d.get("pooled") else accuracy_table(d)
+    versions = " with " + ", ".join(f"{k} {v}" for k, v in d["versions"].items()) if "versions" in d else ""
     days = sorted({m[1] for m in re.finditer(r'"created": "(\d{4}-\d\d-\d\d)', json.dumps(d))})
-    return f"### bench/{path.name}\n\n```sh\n{d['command']}\n```\n\n{rows}\n\nOn {d.get('machine', 'an unnamed machine')} with {versions}{', ' + ' to '.join(dict.fromkeys((days[0], days[-1]))) if days else ''}.\n\n*What it cannot show:* {d.get('cannot_show') or 'not said.'}"
+    command = f"```sh\n{d['command']}\n```\n\n" if "command" in d else ""
+    return f"### bench/{path.name}\n\n{command}{rows}\n\nOn {d.get('machine', 'an unnamed machine')}{versions}{', ' + ' to '.join(dict.fromkeys((days[0], days[-1]))) if days else ''}.\n\n*What it cannot show:* {d.get('cannot_show') or 'not said.'}"
 
 def _programs(root):
     "The programs of `bench/`: name, first line, how they are called"
@@ -279,8 +281,9 @@ def benchmark_page(
     root:Path, # Root of the project
 )->str:        # Text of a `.qmd` file
     "The page of figures, each with its command"
+    files = sorted((root/"bench").glob("*.json"), key=lambda p: ("pooled" not in read_json(p), p))
     parts = ["What was measured, where, and the command that measures it again. Nothing on this page was written for it: the tables are files in `bench/`, made by the commands above them, and the rest is what other pages say, word for word.",
-             "## How well it hears", *map(_figures, sorted((root/"bench").glob("*.json"), key=lambda p: ("pooled" not in read_json(p), p))), "## What the pages say"]
+             "## How well it hears", *map(_figures, [p for p in files if "figures" not in read_json(p)]), "## What it takes", *map(_figures, [p for p in files if "figures" in read_json(p)]), "## What the pages say"]
     for name, pieces in measured_on_pages(root).items():
         title = next("".join(c["source"]).splitlines()[0].lstrip("# ") for c in read_json(root/"nbs"/name)["cells"] if c["cell_type"] == "markdown")
         parts += [f"### {'The front page' if name == 'index.ipynb' else title} {{#said-{_slug(name)}}}", *(moved_links(p, name, "reference") for p in pieces), f"*From [{title}](../{name}).*"]

@@ -241,7 +241,7 @@ def use(h):
                     page.until(ready)
                     time.sleep(2) # pictures of a page that has settled
                     page.picture(h.at/f"{name}.png")
-                    shots.append(str(h.at/f"{name}.png"))
+                    shots.append(f"{name}.png")
                 finally: page.close()
         return ", ".join(shots)
     h.check("use", "dashboard and JupyterLab in Chromium", pages)

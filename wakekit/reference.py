@@ -203,7 +203,7 @@ def _hyperparameters(schema, default, prefix=""):
 
 def settings_page()->str: # Text of a `.qmd` file
     "The page of settings, made from their table"
-    from wakekit.env import Settings
+    from wakekit.env import COMPOSE, Settings
     from wakekit.learn.config import PRESETS, json_schema
     parts = ["Each of them is an environment variable, or a line in a file `.env`. **An argument beats the environment, the environment beats `.env`, that beats the default.** `.env.example` in the repository has all of them, ready to be copied; `wakekit doctor` shows what each became on a machine, and [proves](../03_doctor.ipynb) it. How they are read is on [their own page](../02_env.ipynb).",
              "In containers the folders are `/data`, `/models` and `/logs`, where these exist. A flag that is `auto` falls back and says so in the log; one that was set by hand is honoured, or is an error that names what is possible."]
@@ -216,6 +216,8 @@ def settings_page()->str: # Text of a `.qmd` file
     rows = list(_hyperparameters(json_schema(PRESETS[names[0]]), [PRESETS[n].to_dict() for n in names]))
     parts += ["## Hyperparameters", f"`WAKEKIT_TRAIN__LR=0.002` sets `lr`, `WAKEKIT_TRAIN__MODEL__CHANNELS=48` sets `model.channels`; on the command line it is `--set lr=0.002`, over HTTP `config_overrides`. The columns at the end are the presets (`WAKEKIT_PRESET`); nothing in one of them means: as in `{names[0]}`.",
               md_table(["field", "what it is", "limits", *names], rows)]
+    parts += ["## Docker Compose", "What [the containers](../guides/containers.ipynb) read from the same `.env`, and nobody else.",
+              md_table(["variable", "what it does", "default"], [[f"[{md_code(n)}]{{#{_slug(n)}}}", what, md_code(default) or "–"] for n, (default, what) in COMPOSE.items()])]
     return md_page("Settings", "Every setting, what it does, its default, and the numbers that decide a training.", *parts)
 
 # %% ../nbs/96_reference.ipynb #33861a4a

@@ -56,9 +56,9 @@ def frames(self:LogMel,
 )->tuple:           # Frames (batch, n_frames, n_fft), and the same with the last sample first
     "Overlapping frames by joining shifted rows of one hop each"
     hop, n = self.config.hop_length, self.config.n_fft//self.config.hop_length
-    rows = x[:, :x.shape[1]//hop*hop].reshape(x.shape[0], -1, hop)
-    count, back = rows.shape[1] - n + 1, rows.flip(-1)
-    return torch.cat([rows[:, i:i + count] for i in range(n)], -1), torch.cat([back[:, i:i + count] for i in reversed(range(n))], -1)
+    rows = (x if torch.jit.is_tracing() else x[:, :x.shape[1]//hop*hop]).unflatten(1, (-1, hop)) # a stream comes in whole hops
+    back, shifted = rows.flip(-1), lambda r, i: r[:, i:(i - n + 1) or None]
+    return torch.cat([shifted(rows, i) for i in range(n)], -1), torch.cat([shifted(back, i) for i in reversed(range(n))], -1)
 
 # %% ../../nbs/learn/20_features.ipynb #aa46e1c3
 @patch

@@ -18,8 +18,8 @@ from .features import LogMel
 class Tape:
     "The ring buffers of a network in one flat tensor, read and rewritten in the order in which its layers run"
     def __init__(self,
-        state:torch.Tensor|None=None, # Flat state, (batch, state_size); None starts with zeros and only counts
-    ): self.state,self.at,self.out = state,0,[]
+        state=None, # Flat state, (batch, state_size), or its pieces as a sequence; None starts with zeros and only counts
+    ): self.state,self.at,self.contexts,self.out = state,0,[],[]
 
     def __call__(self,
         x:torch.Tensor, # New frames, (batch, ..., n_new)
@@ -29,9 +29,11 @@ class Tape:
         if not context: return x
         shape = (*map(int, x.shape[1:-1]), context)
         size = torch.Size(shape).numel()
-        past = x.new_zeros(x.shape[0], *shape) if self.state is None else self.state[:, self.at:self.at + size].unflatten(1, shape)
+        if self.state is None: past = x.new_zeros(x.shape[0], size)
+        else: past = self.state[:, self.at:self.at + size] if torch.is_tensor(self.state) else self.state[len(self.out)]
         self.at += size
-        x = torch.cat([past, x], -1)
+        self.contexts.append(context)
+        x = torch.cat([past.reshape(-1, *shape), x], -1)
         self.out.append(x[..., -context:].flatten(1))
         return x
 
@@ -80,7 +82,7 @@ class TCNBlock(nn.Module):
     def forward(self, x, tape=None):
         "(batch, channels, frames) → the same, causal; the residual is aligned at the newest frame"
         y = self.mix(self.norm(self.depthwise(x, tape)))
-        return y + x[..., x.shape[-1] - y.shape[-1]:]
+        return y + (x if tape else x[..., self.depthwise.context:])
 
 # %% ../../nbs/learn/21_models.ipynb #8161c4d9
 class TCN(nn.Module):
@@ -118,7 +120,7 @@ class BroadcastBlock(nn.Module):
         "(batch, channels, mels, frames) → the same, causal"
         y = self.freq(x)
         z = self.mix(self.norm(self.time(y.mean(2), tape)))
-        n = x.shape[-1] - z.shape[-1]
+        n = 0 if tape else self.time.context
         return torch.relu(x[..., n:] + y[..., n:] + z.unsqueeze(2))
 
 # %% ../../nbs/learn/21_models.ipynb #b218a431
@@ -200,7 +202,9 @@ class StreamingModel(nn.Module):
             room = torch.randn(1, n, generator=torch.Generator().manual_seed(0))*1e-4
             tape = Tape()
             self.model.net(self.model.features(tape(room, self.context)), tape)
-        self.register_buffer("quiet", tape.flat)
+        self.sizes = [x.shape[1] for x in tape.out]
+        levels = [x.unflatten(1, (-1, c)).mean(-1, keepdim=True).expand(-1, -1, c).flatten(1) for x, c in zip(tape.out, tape.contexts)]
+        self.register_buffer("quiet", torch.cat(levels, 1)) # what each channel remembers of a quiet room, at any time
         self.eval().requires_grad_(False)
 
     @property
@@ -208,7 +212,7 @@ class StreamingModel(nn.Module):
 
     def forward(self, pcm, state):
         "(1, n_samples), (1, state_size) → scores (1, n_steps), state (1, state_size)"
-        tape = Tape(state + self.quiet)
+        tape = Tape((state + self.quiet).split(self.sizes, 1))
         logits = self.model.net(self.model.features(tape(pcm, self.context)), tape)
         return torch.sigmoid(logits), tape.flat - self.quiet
 

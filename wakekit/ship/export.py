@@ -28,6 +28,7 @@ from ..learn.verifier import Encoder, Verifier
 from .card import ENCODER, LICENCES, SECOND, model_card, spoken
 from .evaluate import TARGETS, Gate, Gates, Recording, Report, hear_background, hear_positives
 from .quantize import calibration_feeds, quantize_files
+from .compact import compacted
 from .widen import widened
 from .stream import Bundle, Detector
 
@@ -57,8 +58,8 @@ def to_onnx(
                           dynamic_axes={"pcm": {1: "n_samples"}, "score": {1: "n_steps"}}, dynamo=False)
     model = onnx.load(str(path)) # traced with one stream; nothing in it counts them
     for port in (*model.graph.input, *model.graph.output): port.type.tensor_type.shape.dim[0].dim_param = "n_streams"
-    del model.graph.value_info[:]
-    onnx.save(widened(model), str(path))
+    onnx.helper.set_model_props(model, dict(features=stream.model.config.features.to_json()))
+    onnx.save(compacted(widened(model), stream.model.config.features), str(path))
 
 # %% ../../nbs/ship/33_export.ipynb #c4c4c925
 def to_torchscript(

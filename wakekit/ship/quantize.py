@@ -18,7 +18,9 @@ from torch import nn
 from ..core import SAMPLE_RATE, AudioError, SettingsError, need
 from ..doctor import torch_engine
 from ..env import QuantScheme, Settings, quant_scheme
+from ..data.mel import FeatureConfig
 from ..learn.models import StreamingModel
+from .compact import compacted
 
 # %% ../../nbs/ship/32_quantize.ipynb #67cc45b6
 def _session(path, signed=False, optimized=""):
@@ -119,7 +121,9 @@ def quantize_onnx(
         q.quantize_static(str(clean), str(out), Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True, reduce_range=scheme.reduce_range,
             activation_type=kind, weight_type=q.QuantType.QInt8, op_types_to_quantize=["Conv"] if symmetric else ["Conv", "Relu"],
             nodes_to_exclude=[logit], extra_options={"ActivationSymmetric": symmetric})
-        model = _prune(onnx.load(out), onnx.load(src))
+        source = onnx.load(src)
+        model, props = _prune(onnx.load(out), source), {p.key: p.value for p in source.metadata_props}
+    if "features" in props: model = compacted(model, FeatureConfig.from_json(props["features"]))
     Path(dst).write_bytes(model.SerializeToString())
     return Path(dst)
 

@@ -1,6 +1,7 @@
 "Exporting where it is awkward: an int8 twin that is worse, several writers, what killed ones left, no background to speak of."
 import dataclasses, json, os, subprocess, sys, textwrap
 import numpy as np
+import onnxruntime as ort
 import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
@@ -67,27 +68,46 @@ def test_a_second_look_goes_there_and_back(both):
     assert not verifier.features.exporting # the caller's is left as it was
 
 
-def test_a_second_look_gives_what_torch_gives(both, world):
+def test_a_second_look_gives_what_torch_gives(both, world, tmp_path):
     verifier, b = both
-    valid, session = world[1][1], verifier_session(b)
+    valid, session, said = world[1][1], verifier_session(b), b.manifest["verifier"]["int8"]
+    E.verifier_to_onnx(verifier, tmp_path/"float.onnx")
+    plain = ort.InferenceSession(tmp_path/"float.onnx", providers=["CPUExecutionProvider"])
+    assert said["accepted"] and said["bytes"] == len(b.verifier) < .4*said["float32_bytes"] and said["mean_logit_difference"] <= said["tolerance"]
     for x in valid.background.crop(np.random.default_rng(0), verifier.samples, 4).astype(np.float32)/32768:
         with torch.no_grad(): wanted = verifier(torch.from_numpy(x[None])).numpy()
-        got, = session.run(["logit"], {"pcm": x[None]})
-        assert got.shape == (1,)
-        np.testing.assert_allclose(got, wanted, atol=4e-4)
+        (exact,), (got,) = (s.run(["logit"], {"pcm": x[None]}) for s in (plain, session))
+        assert got.shape == exact.shape == (1,)
+        np.testing.assert_allclose(exact, wanted, atol=4e-4)
+        np.testing.assert_allclose(got, wanted, atol=1)
     import onnx
-    kinds = {n.op_type for n in onnx.load_from_string(b.verifier).graph.node}
-    assert not kinds & {"DFT", "STFT", "BatchNormalization"}, "FFT or a norm that was not folded"
+    for graph, integers in (((tmp_path/"float.onnx").read_bytes(), False), (b.verifier, True)):
+        kinds = {n.op_type for n in onnx.load_from_string(graph).graph.node}
+        assert not kinds & {"DFT", "STFT", "BatchNormalization"}, "FFT or a norm that was not folded"
+        assert ("DequantizeLinear" in kinds) == integers
 
 
 def test_the_proof_of_a_second_look_can_fail(both, tmp_path):
     verifier, b = both
-    x = np.random.default_rng(0).normal(0, .1, 60_000).astype(np.float32)
+    x, path = np.random.default_rng(0).normal(0, .1, 60_000).astype(np.float32), tmp_path/"verifier.onnx"
+    E.verifier_to_onnx(verifier, path)
     other = E.load_verifier(b.path)
     with torch.no_grad(): other.head.out[1].bias += .1
-    assert E.verifier_difference(verifier, b.path/"verifier.onnx", x) < 1e-4
-    assert E.verifier_difference(other, b.path/"verifier.onnx", x) == pytest.approx(.025, abs=1e-3)
-    assert E.verifier_difference(verifier, b.path/"verifier.onnx", x[:100]) < 1e-4
+    assert E.verifier_difference(verifier, path, x) < 1e-4
+    assert E.verifier_difference(other, path, x) == pytest.approx(.025, abs=1e-3)
+    assert E.verifier_difference(verifier, path, x[:100]) < 1e-4
+    assert json.loads((b.path/"metrics.json").read_text(encoding="utf-8"))["parity"]["largest_difference"]["verifier"] < 1e-4 # before it became integers
+
+
+def test_a_second_look_that_eight_bits_would_change_stays_in_float(both, tmp_path):
+    from wakekit.env import quant_scheme
+    from wakekit.ship.quantize import quantize_verifier, verifier_windows
+    verifier, _ = both
+    E.verifier_to_onnx(verifier, tmp_path/"verifier.onnx")
+    before = (tmp_path/"verifier.onnx").read_bytes()
+    windows = verifier_windows([np.random.default_rng(0).normal(0, .1, 50_000).astype(np.float32)], verifier.samples)
+    said = quantize_verifier(tmp_path/"verifier.onnx", windows, quant_scheme("x86"), tolerance=1e-9)
+    assert not said["accepted"] and (tmp_path/"verifier.onnx").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["verifier.onnx"]
 
 
 def test_both_looks_are_judged_together(both, world):

@@ -45,7 +45,8 @@ def _second_words(manifest):
     if not (v := manifest.get("verifier")): return ""
     row = f", {v['looks']} times in a row" if v.get("looks", 1) > 1 else ""
     asked = f", which begins {v['opens_per_hour']:.0f} times per hour of held-out background" if "opens_per_hour" in v else ""
-    return (f"- second look: {v['parameters']:,} parameters, {1000*v['samples']/manifest['sample_rate']:.0f} ms at once, asked while the first look's score over {v['smooth_ms']:g} ms is at least {v['open_at']:.3f}{asked}{row};"
+    bits = (", in eight bits" if v["int8"]["accepted"] else ", in float: eight bits would change it") if "int8" in v else ""
+    return (f"- second look: {v['parameters']:,} parameters{bits}, {1000*v['samples']/manifest['sample_rate']:.0f} ms at once, asked while the first look's score over {v['smooth_ms']:g} ms is at least {v['open_at']:.3f}{asked}{row};"
             f" what runs all the time is the network above. The threshold is of both looks together; the TorchScript and .pt forms hold the first one alone, to be compared with that {v['open_at']:.3f}\n")
 
 def model_card(

@@ -19,7 +19,7 @@ import torch
 import wakekit
 from ..core import BundleError, SAMPLE_RATE, file_lock, jsonable, sha256_file, write_json
 from ..data.audio import second_facts, to_float32
-from ..env import Settings
+from ..env import Settings, quant_scheme
 from ..learn.metrics import OperatingPoint, det_curve, measure, operating_point
 from ..learn.config import ModelConfig, VerifierConfig
 from ..learn.models import StreamingModel, WakeModel, model_size
@@ -27,7 +27,7 @@ from ..learn.train import TrainResult
 from ..learn.verifier import Encoder, Verifier
 from .card import ENCODER, LICENCES, SECOND, model_card, spoken
 from .evaluate import TARGETS, Gate, Gates, Recording, Report, hear_background, hear_positives
-from .quantize import calibration_feeds, quantize_files
+from .quantize import calibration_feeds, quantize_files, quantize_verifier, verifier_windows
 from .compact import compacted
 from .widen import widened
 from .stream import Bundle, Detector
@@ -98,6 +98,9 @@ def verifier_to_onnx(
     plain = copy.deepcopy(verifier).eval()
     plain.features.exporting = True
     with quietly(): torch.onnx.export(plain, torch.zeros(1, plain.samples), str(path), input_names=["pcm"], output_names=["logit"], opset_version=opset, dynamo=False)
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, dict(features=verifier.config.features.to_json()))
+    onnx.save(compacted(model, verifier.config.features), str(path))
 
 def load_verifier(
     path, # A bundle's folder, a run's folder, or a `verifier.pt`
@@ -365,8 +368,11 @@ def export(
     "Write a bundle: every form of the network, thresholds, proof, card; nothing is written when a gate fails"
     settings, valid = settings or Settings.load(), data[1]
     with replacing(out) as folder:
-        stream, quantization = write_graphs(result.model, folder, calibration_audio(valid), settings)
-        manifest = _first_manifest(result, stream, quantization, phrase, language, write_verifier(result.verifier, folder) if result.verifier else None)
+        stream, quantization = write_graphs(result.model, folder, audio := calibration_audio(valid), settings)
+        second, x = write_verifier(result.verifier, folder) if result.verifier else None, np.resize(valid.background.pcm[:20*SAMPLE_RATE], 20*SAMPLE_RATE)
+        proof = parity(folder, stream, to_float32(x), verifier=result.verifier)
+        if second: second["int8"] = quantize_verifier(folder/"verifier.onnx", verifier_windows(audio, second["samples"]), quant_scheme(quantization["resolved"]))
+        manifest = _first_manifest(result, stream, quantization, phrase, language, second)
         if lineage: manifest["lineage"] = lineage
         save = lambda: write_json(folder/"manifest.json", jsonable({**manifest, "files": file_facts(folder)}))
         save()
@@ -380,7 +386,6 @@ def export(
         reports = {graph: judge(bundle, graph, valid, target) for graph in manifest["graphs"]}
         for graph, report in reports.items(): manifest["graphs"][graph]["threshold"] = report.at_bundle_threshold.threshold
         if on_report: on_report(reports[manifest["default_graph"]])
-        proof = parity(folder, stream, to_float32(np.resize(valid.background.pcm[:20*SAMPLE_RATE], 20*SAMPLE_RATE)), verifier=result.verifier)
         checks, checks8 = [Gate("parity", proof["ok"], max(proof["largest_difference"].values()), proof["tolerance"], "torch, ONNX, TorchScript and offline scores agree"), *gates.check(reports["float32"])], gates.check(reports["int8"])
         failed = [g.reason for g in checks if not g.passed]
         if failed and not force:

@@ -100,14 +100,42 @@ def test_the_proof_of_a_second_look_can_fail(both, tmp_path):
 
 
 def test_a_second_look_that_eight_bits_would_change_stays_in_float(both, tmp_path):
-    from wakekit.env import quant_scheme
     from wakekit.ship.quantize import quantize_verifier, verifier_windows
     verifier, _ = both
     E.verifier_to_onnx(verifier, tmp_path/"verifier.onnx")
     before = (tmp_path/"verifier.onnx").read_bytes()
     windows = verifier_windows([np.random.default_rng(0).normal(0, .1, 50_000).astype(np.float32)], verifier.samples)
-    said = quantize_verifier(tmp_path/"verifier.onnx", windows, quant_scheme("x86"), tolerance=1e-9)
+    said = quantize_verifier(tmp_path/"verifier.onnx", windows, tolerance=1e-9)
     assert not said["accepted"] and (tmp_path/"verifier.onnx").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["verifier.onnx"]
+
+
+FORMS = {"default": {}, "one tap": dict(kernel=1, dilations=[1, 1]), "stride 3": dict(stride=3, channels=16), "bcresnet": dict(arch="bcresnet", channels=8, dilations=[1, 2]),
+         "no context": dict(features=dict(n_fft=480, hop_length=480), stride=1), "other front end": dict(features=dict(n_fft=512, hop_length=128, f_min=0, f_max=8000, log_floor=1e-3))}
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_rewritten_graph_streams_as_torch_does(form, tmp_path):
+    import onnx
+    from wakekit.learn.config import ModelConfig
+    from wakekit.learn.models import StreamingModel
+    from wakekit.ship.compact import compacted
+    torch.manual_seed(0)
+    given = dict(FORMS[form])
+    stream = StreamingModel(WakeModel(ModelConfig.from_dict({**given, "features": {**ModelConfig().features.to_dict(), **given.pop("features", {})}})).eval())
+    E.to_onnx(stream, tmp_path/"model.onnx")
+    again = compacted(onnx.load(tmp_path/"model.onnx"), stream.model.config.features) # what is compact stays as it is
+    onnx.checker.check_model(again, full_check=True)
+    rng, step = np.random.default_rng(0), stream.model.step_samples
+    for content in ((tmp_path/"model.onnx").read_bytes(), again.SerializeToString()):
+        session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+        for batch in (1, 3):
+            state = np.zeros((batch, stream.state_size), np.float32)
+            for steps in (1, 4, 3):
+                pcm = rng.normal(0, .05, (batch, steps*step)).astype(np.float32)
+                with torch.no_grad(): wanted = [t.numpy() for t in stream(torch.from_numpy(pcm), torch.from_numpy(state))]
+                got = session.run(["score", "state_out"], dict(pcm=pcm, state=state))
+                assert got[0].shape == (batch, steps) and got[1].shape == state.shape
+                for a, b in zip(got, wanted): np.testing.assert_allclose(a, b, atol=1e-4)
+                state = got[1]
 
 
 def test_both_looks_are_judged_together(both, world):

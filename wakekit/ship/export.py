@@ -19,7 +19,7 @@ import torch
 import wakekit
 from ..core import BundleError, SAMPLE_RATE, file_lock, jsonable, sha256_file, write_json
 from ..data.audio import second_facts, to_float32
-from ..env import Settings, quant_scheme
+from ..env import Settings
 from ..learn.metrics import OperatingPoint, det_curve, measure, operating_point
 from ..learn.config import ModelConfig, VerifierConfig
 from ..learn.models import StreamingModel, WakeModel, model_size
@@ -145,7 +145,7 @@ def in_chunks(
 
 def verifier_difference(
     verifier:Verifier, # The torch original
-    path,              # Its `verifier.onnx`
+    path,              # Its `verifier.onnx`, before it is quantized
     x:np.ndarray,      # Waveform to try, (time,)
     n:int=12,          # Windows, from before the waveform begins to its end
 )->float:              # More than any score differs: a quarter of the largest difference in logit
@@ -160,7 +160,7 @@ def parity(
     stream:StreamingModel,# The torch original
     x:np.ndarray,         # Waveform to try, (time,)
     tolerance:float=1e-4, # Largest difference in score that counts as equal
-    verifier:Verifier=None, # The torch original of `verifier.onnx`, if there is one
+    verifier:Verifier=None, # The torch original of `verifier.onnx`, if there is one that is not quantized yet
 )->dict:                  # Largest difference per form, the tolerance and `ok`
     "Prove torch, ONNX, TorchScript and the offline network equal, for several chunkings"
     step, folder = stream.model.step_samples, Path(folder)
@@ -371,7 +371,7 @@ def export(
         stream, quantization = write_graphs(result.model, folder, audio := calibration_audio(valid), settings)
         second, x = write_verifier(result.verifier, folder) if result.verifier else None, np.resize(valid.background.pcm[:20*SAMPLE_RATE], 20*SAMPLE_RATE)
         proof = parity(folder, stream, to_float32(x), verifier=result.verifier)
-        if second: second["int8"] = quantize_verifier(folder/"verifier.onnx", verifier_windows(audio, second["samples"]), quant_scheme(quantization["resolved"]))
+        if second: second["int8"] = quantize_verifier(folder/"verifier.onnx", verifier_windows(audio, second["samples"]))
         manifest = _first_manifest(result, stream, quantization, phrase, language, second)
         if lineage: manifest["lineage"] = lineage
         save = lambda: write_json(folder/"manifest.json", jsonable({**manifest, "files": file_facts(folder)}))

@@ -88,6 +88,7 @@ def _tables(f, known, graph, config):
                 found.add(name)
     return found
 
+# %% ../../nbs/ship/32_compact.ipynb #4313d4e6
 def _short_names(graph):
     "Names of two or three letters, but for the ports"
     ports, new, letters = {p.name for p in (*graph.input, *graph.output)}, {"": ""}, "abcdefghijklmnopqrstuvwxyz0123456789"

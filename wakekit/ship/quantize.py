@@ -9,7 +9,7 @@ __all__ = ['log', 'VERIFIER_TOLERANCE', 'run_onnx', 'room_tones', 'calibration_f
            'quantize_verifier', 'quantize_files']
 
 # %% ../../nbs/ship/32_quantize.ipynb #c97779f8
-import contextlib, copy, importlib.metadata, importlib.util, logging, os, platform, tempfile, warnings
+import contextlib, copy, importlib.metadata, importlib.util, io, logging, os, platform, tempfile, warnings
 from collections import Counter
 from pathlib import Path
 import numpy as np
@@ -108,6 +108,7 @@ def quantize_onnx(
     feeds:list,         # Windows: what each of its inputs is given; of a detector from `calibration_feeds`
     scheme:QuantScheme, # Integer types, from `quant_scheme`
     in_float=lambda convs: convs[-1:], # Which of its convolutions stay in float; the last one makes the logit
+    within:float=99.999, # Of an activation's values, %, that its range holds; with 100 the largest value ever seen sets the steps of all
 )->Path:                # `dst`
     "Write the int8 form of an ONNX graph: static, QDQ, per channel, calibrated on `feeds`"
     onnx, q = need("onnx", "train"), need("onnxruntime.quantization", "train")
@@ -120,9 +121,10 @@ def quantize_onnx(
         clean, out = Path(tmp)/"clean.onnx", Path(tmp)/"int8.onnx"
         q.shape_inference.quant_pre_process(str(src), str(clean), skip_symbolic_shape=True)
         spared = [n.name for n in in_float([n for n in onnx.load(clean).graph.node if n.op_type == "Conv"])]
-        q.quantize_static(str(clean), str(out), Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True, reduce_range=scheme.reduce_range,
-            activation_type=kind, weight_type=q.QuantType.QInt8, op_types_to_quantize=["Conv"] if symmetric else ["Conv", "Relu"],
-            nodes_to_exclude=spared, extra_options={"ActivationSymmetric": symmetric})
+        with contextlib.redirect_stdout(io.StringIO()): # it tells of its histograms
+            q.quantize_static(str(clean), str(out), Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True, reduce_range=scheme.reduce_range,
+                activation_type=kind, weight_type=q.QuantType.QInt8, op_types_to_quantize=["Conv"] if symmetric else ["Conv", "Relu"], nodes_to_exclude=spared,
+                calibrate_method=q.CalibrationMethod.Percentile if within < 100 else q.CalibrationMethod.MinMax, extra_options={"ActivationSymmetric": symmetric, "CalibPercentile": within})
         source = onnx.load(src)
         model, props = _prune(onnx.load(out), source), {p.key: p.value for p in source.metadata_props}
     if "features" in props: model = compacted(model, FeatureConfig.from_json(props["features"]))
@@ -330,7 +332,7 @@ def quantize_verifier(
     path, scheme, (tune, held) = Path(path), quant_scheme("x86"), [[dict(pcm=w[None]) for w in part] for part in windows]
     one_tap = lambda n: any(a.name=="kernel_shape" and list(a.ints)==[1] for a in n.attribute)
     with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as tmp:
-        small = quantize_onnx(path, Path(tmp)/path.name, tune, scheme, lambda convs: filter(one_tap, convs))
+        small = quantize_onnx(path, Path(tmp)/path.name, tune, scheme, lambda convs: filter(one_tap, convs), 100)
         sessions = [_session(p) for p in (path, small)]
         off = np.array([abs(np.subtract(*[s.run(["logit"], f)[0].item() for s in sessions])) for f in held])
         record = dict(accepted=bool(off.mean() <= tolerance and off.max() <= 5*tolerance), scheme=scheme.name, mean_logit_difference=round(float(off.mean()), 4), max_logit_difference=round(float(off.max()), 4),

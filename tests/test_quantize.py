@@ -115,6 +115,40 @@ def test_engine_artifact_is_int8_smaller_and_streams(made, tmp_path, engine):
         assert np.median(off) < 1e-5 and off.max() < .05  # a front-end sum on a rounding edge may move one input by one step
 
 
+def test_the_default_detector_is_small_and_stays_as_it_is(tmp_path):
+    from wakekit.ship.compact import compacted
+    stream = a_model()
+    to_onnx(stream, tmp_path/"model.onnx")
+    feeds = Q.calibration_feeds(tmp_path/"model.onnx", said(["hey jarvis", "computer"], 6, 0), max_feeds=120)
+    path = Q.quantize_onnx(tmp_path/"model.onnx", tmp_path/"int8.onnx", feeds, quant_scheme("x86"))
+    assert path.stat().st_size <= 64_000  # front end included
+    (tmp_path/"again.onnx").write_bytes(compacted(onnx.load(path), stream.model.config.features).SerializeToString())
+    assert Q.onnx_kernels(path) == Q.onnx_kernels(tmp_path/"again.onnx")
+    assert np.array_equal(Q.score_feeds(Q.run_onnx(path), feeds), Q.score_feeds(Q.run_onnx(tmp_path/"again.onnx"), feeds))
+
+
+@pytest.mark.parametrize("tiny", [1., 1e-7])
+def test_scales_and_biases_that_16_bits_cannot_hold_keep_32(tiny, tmp_path):
+    from wakekit.data.mel import FeatureConfig
+    from wakekit.ship.compact import compacted
+    tensor, node, rng = onnx.numpy_helper.from_array, onnx.helper.make_node, np.random.default_rng(0)
+    scale = rng.uniform(.001, .02, 8).astype(np.float32)
+    scale[3] *= tiny
+    bias = np.r_[40_000 if tiny < 1 else 400, rng.integers(-900, 900, 7)].astype(np.int32)
+    given = dict(xs=np.float32(.02), xz=np.uint8(3), w=rng.integers(-60, 60, (8, 8, 1, 3)).astype(np.int8), ws=scale, wz=np.zeros(8, np.int8), b=bias, bs=scale*np.float32(.02), bz=np.zeros(8, np.int32))
+    nodes = [node("QuantizeLinear", ["x", "xs", "xz"], ["q"]), node("DequantizeLinear", ["q", "xs", "xz"], ["y"]), node("DequantizeLinear", ["w", "ws", "wz"], ["v"], axis=0),
+             node("DequantizeLinear", ["b", "bs", "bz"], ["c"], axis=0), node("Conv", ["y", "v", "c"], ["z"], kernel_shape=[1, 3], pads=[0, 1, 0, 1], strides=[1, 1])]
+    port = lambda name: onnx.helper.make_tensor_value_info(name, 1, [1, 8, 1, 20])
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [port("x")], [port("z")], [tensor(np.asarray(v), k) for k, v in given.items()]), opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    x = rng.normal(size=(1, 8, 1, 20)).astype(np.float32)
+    run = lambda m: Q.ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    before = run(model)
+    after = run(compacted(model, FeatureConfig()))
+    np.testing.assert_allclose(after, before, rtol=2e-3, atol=1e-3*abs(before).max())
+    kinds = Counter(i.data_type for i in model.graph.initializer)
+    assert (kinds[onnx.TensorProto.FLOAT16], kinds[onnx.TensorProto.INT16]) == ((1, 1) if tiny == 1 else (0, 0))
+
+
 @pytest.mark.parametrize("backend", ["fbgemm", "qnnpack", "xnnpack"])
 def test_portable_graph(made, tmp_path, backend):
     folder, stream, feeds, held = made

@@ -184,7 +184,7 @@ def model_size(
     model.eval().net(torch.zeros(1, f.n_mels, model.config.stride, device=next(model.parameters()).device), Tape())
     model.train(mode)
     for h in handles: h.remove()
-    front = sum(b.numel() for n, b in model.features.named_buffers() if n.startswith(("cos_", "sin_", "mel_even", "mel_odd")))
+    front = sum(b.numel() for n, b in model.features.named_buffers() if n.startswith(("cos_", "sin_")) or n=="mel")
     return dict(parameters=sum(p.numel() for p in model.net.parameters()), macs_per_s=round(macs[0]*f.sample_rate/model.step_samples),
                 front_end_macs_per_s=front*f.sample_rate//f.hop_length, receptive_field_ms=model.receptive_field*1000//f.sample_rate)
 
@@ -203,7 +203,7 @@ class StreamingModel(nn.Module):
             tape = Tape()
             self.model.net(self.model.features(tape(room, self.context)), tape)
         self.sizes = [x.shape[1] for x in tape.out]
-        levels = [x.unflatten(1, (-1, c)).mean(-1, keepdim=True).expand(-1, -1, c).flatten(1) for x, c in zip(tape.out, tape.contexts)]
+        levels = [x.unflatten(1, (-1, c)).mean(-1, keepdim=True).half().float().expand(-1, -1, c).flatten(1) for x, c in zip(tape.out, tape.contexts)]
         self.register_buffer("quiet", torch.cat(levels, 1)) # what each channel remembers of a quiet room, at any time
         self.eval().requires_grad_(False)
 

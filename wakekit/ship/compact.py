@@ -6,6 +6,9 @@
 __all__ = ['Formulas', 'compacted']
 
 # %% ../../nbs/ship/31_compact.ipynb #1db92b84
+import itertools, string
+from collections import Counter
+from functools import partial
 import numpy as np
 from ..core import need
 from ..data.mel import FeatureConfig, hz_to_mel
@@ -15,7 +18,7 @@ from .widen import constants, rewrite
 # %% ../../nbs/ship/31_compact.ipynb #004c1e93
 class Formulas:
     "Nodes that compute constants, and the small constants that they begin with"
-    def __init__(self): self.nodes, self.small = [], {}
+    def __init__(self): self.nodes, self.small, self.made = [], {}, {}
 
     def value(self,
         x, # A number or an array
@@ -32,32 +35,55 @@ class Formulas:
         name:str=None, # Of the output; by default one of its own
         **how,         # Attributes
     )->str:            # Name of the output
-        "One operator more"
+        "One operator more, if it is not there already"
         inputs = [i if isinstance(i, str) else self.value(i) for i in inputs]
-        name = name or f"f{len(self.nodes)}"
-        self.nodes.append(need("onnx", "train").helper.make_node(op, inputs, [name], **how))
+        if not name and (same := (op, *inputs, *how.items())) in self.made: return self.made[same]
+        if not name: name = self.made[same] = f"f{len(self.nodes)}"
+        self.several(op, *inputs, names=[name], **how)
         return name
 
+    def several(self,
+        op:str,     # Such as `Split`
+        *inputs,    # Names of what other nodes give, or arrays
+        names:list, # Of the outputs
+        **how,      # Attributes
+    ):
+        "An operator with several outputs"
+        inputs = [i if isinstance(i, str) else self.value(i) for i in inputs]
+        self.nodes.append(need("onnx", "train").helper.make_node(op, inputs, names, **how))
+
+def _turn(f, n):
+    "One turn of a cosine, (n,), float64"
+    step = 2*np.pi/n
+    return f("Sin", f("Range", np.float64(np.pi/2), np.float64(np.pi/2 + (n - .5)*step), np.float64(step)))
+
+def _window(f, name, n):
+    "A Hann window and one sample more"
+    f("Cast", f("Sub", np.float64(.5), f("Mul", f("Concat", _turn(f, n), np.float64([1]), axis=0), np.float64(.5))), name=name, to=1) # 1: float32
+
 def _cosines(f, name, n, bins, sine):
-    "The table of a folded DFT (n/4+1, bins), its last row halved"
+    "The table of a folded DFT (n/4+1, bins), its first and its last row halved"
     bins, rows = np.asarray(bins), n//4 + 1
     t = f("Range", np.int32(0), np.int32(rows), np.int32(1))
     k = f("Range", np.int32(bins[0]), np.int32(bins[-1] + 1), np.int32(bins[1] - bins[0]))
     at = f("Mul", f("Unsqueeze", t, np.array([1])), k)
     if sine: at = f("Add", at, np.int32(3*n//4))
-    cosines = f("Gather", np.cos(2*np.pi*np.arange(n)/n).astype(np.float32), f("Mod", at, np.int32(n)), axis=0)
-    half = f("Concat", f("Expand", np.float32([[1]]), np.array([rows - 1, 1])), np.float32([[.5]]), axis=0)
+    cosines = f("Gather", f("Cast", _turn(f, n), to=1), f("Mod", at, np.int32(n)), axis=0)
+    half = f("Concat", np.float32([[.5]]), f("Expand", np.float32([[1]]), np.array([rows - 2, 1])), np.float32([[.5]]), axis=0)
     f("Mul", cosines, half, name=name)
 
-def _triangles(f, name, config, bins):
-    "The mel filters of some bins (bins, n_mels)"
-    edges = 700*(10**(np.linspace(hz_to_mel(config.f_min), hz_to_mel(config.f_max), config.n_mels + 2)/2595) - 1)
-    hz = np.linspace(0, config.sample_rate/2, config.n_fft//2 + 1)[bins]
-    first, step = hz[0], hz[1] - hz[0]
-    bins = f("Unsqueeze", f("Add", f("Mul", f("Range", np.float64(0), np.float64(len(hz)), np.float64(1)), step), first), np.array([1]))
-    up = f("Div", f("Sub", bins, edges[:-2]), np.diff(edges)[:-1])
-    down = f("Div", f("Sub", edges[2:], bins), np.diff(edges)[1:])
-    f("Cast", f("Max", f("Min", up, down), np.float64(0)), name=name, to=1) # 1: float32
+def _bands(f, name, config, parts):
+    "The mel filters of the real parts, and once more of the imaginary ones"
+    low, step = hz_to_mel(config.f_min), (hz_to_mel(config.f_max) - hz_to_mel(config.f_min))/(config.n_mels + 1)
+    mels = f("Range", np.float64(low), np.float64(low + (config.n_mels + 1.5)*step), np.float64(step))
+    corners = f("Mul", f("Sub", f("Pow", np.float64(10), f("Div", mels, np.float64(2595))), np.float64(1)), np.float64(700))
+    left, middle, right = (f("Slice", corners, np.array([i]), np.array([config.n_mels + i])) for i in range(3))
+    hz = np.linspace(0, config.sample_rate/2, config.n_fft//2 + 1)
+    ranges = [f("Range", np.float64(hz[bins[0]]), np.float64(hz[bins[-1]] + hz[1]), np.float64(2*hz[1])) for bins in parts.values()]
+    bins = f("Unsqueeze", f("Concat", *ranges, axis=0), np.array([1]))
+    up, down = f("Div", f("Sub", bins, left), f("Sub", middle, left)), f("Div", f("Sub", right, bins), f("Sub", right, middle))
+    once = f("Cast", f("Max", f("Min", up, down), np.float64(0)), to=1)
+    f("Concat", once, once, name=name, axis=0)
 
 # %% ../../nbs/ship/31_compact.ipynb #ac9eabee
 def _runs(x):
@@ -65,12 +91,19 @@ def _runs(x):
     ends = np.flatnonzero(np.diff(x)) + 1
     return int(np.gcd.reduce([*ends, len(x)]))
 
+def _narrow(f, x):
+    "Numbers that 16 bits hold exactly, in 16 bits"
+    small = x.astype(np.float16)
+    return f("Cast", small, to=1) if np.array_equal(small, x) else f.value(x)
+
 def _levels(f, name, x, sizes):
     "A vector whose pieces repeat each of their numbers"
-    parts = []
-    for piece in np.split(x, np.cumsum(sizes)[:-1]):
-        r = _runs(piece)
-        parts.append(f("Reshape", f("Expand", piece[::r][:, None], np.array([len(piece)//r, r])), np.array([1, -1])))
+    pieces = np.split(x, np.cumsum(sizes)[:-1])
+    pieces = [np.concatenate([*same]) for _, same in itertools.groupby(pieces, _runs)]
+    runs = [_runs(piece) for piece in pieces]
+    levels = [f"{name}/{i}" for i in range(len(pieces))]
+    f.several("Split", _narrow(f, np.concatenate([piece[::r] for piece, r in zip(pieces, runs)])[:, None]), np.array([len(piece)//r for piece, r in zip(pieces, runs)]), names=levels, axis=0)
+    parts = [f("Reshape", f("Expand", level, np.array([1, r])), np.array([1, -1])) for level, r in zip(levels, runs)]
     f("Concat", *parts, name=name, axis=1)
 
 # %% ../../nbs/ship/31_compact.ipynb #9d456b4c
@@ -81,11 +114,9 @@ def _tables(f, known, graph, config):
     parts, found = {"even": used[used%2==0], "odd": used[used%2==1]}, set()
     for name, x in known.items():
         same = lambda y: x.dtype==np.float32 and x.shape==y.shape and np.allclose(x, y, rtol=0, atol=1e-7) # a sine that is a cosine from the table differs in the last bit
-        for kind, bins in parts.items():
-            if same(buffers[f"cos_{kind}"]): _cosines(f, name, config.n_fft, bins, False)
-            elif same(buffers[f"sin_{kind}"]): _cosines(f, name, config.n_fft, bins, True)
-            elif same(buffers[f"mel_{kind}"]): _triangles(f, name, config, bins)
-            else: continue
+        makers = {f"{wave}_{kind}": partial(_cosines, f, name, config.n_fft, bins, wave=="sin") for kind, bins in parts.items() for wave in ("cos", "sin")} | {"mel": partial(_bands, f, name, config, parts), "window": partial(_window, f, name, config.n_fft)}
+        if make := next((m for b, m in makers.items() if same(buffers[b])), None):
+            make()
             found.add(name)
     for n in graph.node: # the state, read relative to a quiet room
         if n.op_type=="Split" and len(n.input)==2 and n.input[1] in known:
@@ -96,20 +127,58 @@ def _tables(f, known, graph, config):
     return found
 
 # %% ../../nbs/ship/31_compact.ipynb #4313d4e6
-def _short_names(graph):
-    "Names of two or three letters, but for the ports"
-    ports, new, letters = {p.name for p in (*graph.input, *graph.output)}, {"": ""}, "abcdefghijklmnopqrstuvwxyz0123456789"
-    def short(name):
-        if name in ports: return name
-        if name not in new:
-            k, text = len(new), ""
-            while k: k, r = divmod(k, 36); text += letters[r]
-            new[name] = "_" + text
-        return new[name]
+def _scales(f, known, graph):
+    "The names of scales and biases of eight-bit convolutions that `f` now gives"
+    dq, scales, biases, products = {n.output[0]: n for n in graph.node if n.op_type=="DequantizeLinear"}, {}, {}, {}
     for n in graph.node:
-        n.input[:], n.output[:] = map(short, n.input), map(short, n.output)
-        n.name, n.doc_string = n.output[0], ""
-    for i in graph.initializer: i.name = short(i.name)
+        if n.op_type!="Conv" or len(n.input)<3 or any(i not in dq for i in n.input): continue
+        (_, x_scale, *_), (_, w_scale, *_), (bias, b_scale, *_) = (dq[i].input for i in n.input)
+        if any(i not in known for i in (x_scale, w_scale, bias, b_scale)) or known[w_scale].ndim!=1: continue
+        if np.allclose(known[w_scale].astype(np.float16), known[w_scale], rtol=2**-11, atol=0): scales[w_scale] = known[w_scale]
+        if np.allclose(known[b_scale], known[x_scale]*known[w_scale], rtol=1e-3, atol=0): products[b_scale] = x_scale, w_scale
+        if np.abs(known[bias]).max() < 2**15: biases[bias] = known[bias]
+    for kind, to, values in ((np.float16, 1, scales), (np.int16, 6, biases)): # 1: float32, 6: int32
+        if not values: continue
+        f.several("Split", f("Cast", np.concatenate([*values.values()]).astype(kind), to=to), np.array([len(v) for v in values.values()]), names=[*values], axis=0)
+    for product, factors in products.items(): f("Mul", *factors, name=product)
+    return {*scales, *biases, *products}
+
+# %% ../../nbs/ship/31_compact.ipynb #9c230ec0
+def _plain_shapes(graph, known):
+    "Reshape by a constant where the first axis stays and the others are known"
+    made, op = {o: n for n in graph.node for o in n.output}, lambda n: n.op_type if n else ""
+    for n in graph.node:
+        sizes = made.get(n.input[1]) if n.op_type=="Reshape" else None
+        if op(sizes)!="Concat" or any(i not in known for i in sizes.input[1:]): continue
+        asked = made.get(sizes.input[0])
+        if op(asked)=="Unsqueeze": asked = made.get(asked.input[0])
+        if op(asked)!="Gather" or known.get(asked.input[1], 1)!=0: continue
+        shape = made[asked.input[0]]
+        if op(shape)=="Shape" and shape.input[0]==n.input[0]:
+            n.input[1] = f"{n.output[0]}/plain"
+            known[n.input[1]] = np.concatenate([[0], *(known[i] for i in sizes.input[1:])])
+
+# %% ../../nbs/ship/31_compact.ipynb #104d3d82
+def _short_names(graph):
+    "Names of one letter and more, but for the ports"
+    ports, letters, more = [p.name for p in (*graph.input, *graph.output)], string.ascii_letters, string.ascii_letters + string.digits
+    new = {name: name for name in (*ports, "")}
+    every = (a + "".join(b) for n in itertools.count() for b in itertools.product(more, repeat=n) for a in letters)
+    free = (name for name in every if name not in {*ports})
+    for name, _ in Counter(x for n in graph.node for x in (*n.input, *n.output)).most_common():
+        if name not in new: new[name] = next(free)
+    for n in graph.node:
+        n.input[:], n.output[:] = [[new[x] for x in side] for side in (n.input, n.output)]
+        n.name = n.doc_string = ""
+    for i in graph.initializer: i.name = new[i.name]
+
+def _no_defaults(node, known):
+    "Forget what a node would do anyway"
+    usual = lambda a: a.name in ("kernel_shape", "auto_pad") or a.name in ("strides", "dilations") and {*a.ints}=={1} or a.name=="pads" and {*a.ints}=={0} or a.name=="group" and a.i==1
+    kept = [a for a in node.attribute if node.op_type!="Conv" or not usual(a)]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    if node.op_type=="Slice" and len(node.input)==5 and node.input[4] in known and {*known[node.input[4]].tolist()}=={1}: node.input.pop()
 
 def compacted(
     model, # ONNX model of a detector, or of its second look
@@ -118,12 +187,15 @@ def compacted(
     "Tables become formulas, names become short, and what nobody uses goes"
     graph, f = model.graph, Formulas()
     known = constants(graph)
-    found = _tables(f, known, graph, config)
+    _plain_shapes(graph, known)
+    found = _tables(f, known, graph, config) | _scales(f, known, graph)
     nodes = [n for n in graph.node if n.output[0] not in known]
     known = {n: x for n, x in known.items() if n not in found} | f.small
     first, same = {}, {} # equal constants are one
     for n, x in known.items(): same[n] = first.setdefault((x.dtype.str, x.shape, x.tobytes()), n)
-    for n in nodes: n.input[:] = [same.get(i, i) for i in n.input]
+    for n in nodes:
+        n.input[:] = [same.get(i, i) for i in n.input]
+        _no_defaults(n, known)
     rewrite(graph, [*f.nodes, *nodes], known)
     del graph.value_info[:]
     _short_names(graph)

@@ -118,14 +118,15 @@ def quantize_onnx(
     kind = q.QuantType.QInt8 if scheme.activation == "qint8" else q.QuantType.QUInt8
     symmetric = scheme.name == "xnnpack" # then no zero point can absorb a ReLU, and a range of its own would only round once more
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
-        clean, out = Path(tmp)/"clean.onnx", Path(tmp)/"int8.onnx"
-        q.shape_inference.quant_pre_process(str(src), str(clean), skip_symbolic_shape=True)
+        named, clean, out, source = Path(tmp)/"named.onnx", Path(tmp)/"clean.onnx", Path(tmp)/"int8.onnx", onnx.load(src)
+        for i, n in enumerate(source.graph.node): n.name = f"{n.op_type}_{i}"
+        onnx.save(source, named)
+        q.shape_inference.quant_pre_process(str(named), str(clean), skip_symbolic_shape=True)
         spared = [n.name for n in in_float([n for n in onnx.load(clean).graph.node if n.op_type == "Conv"])]
         with contextlib.redirect_stdout(io.StringIO()): # it tells of its histograms
             q.quantize_static(str(clean), str(out), Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True, reduce_range=scheme.reduce_range,
                 activation_type=kind, weight_type=q.QuantType.QInt8, op_types_to_quantize=["Conv"] if symmetric else ["Conv", "Relu"], nodes_to_exclude=spared,
                 calibrate_method=q.CalibrationMethod.Percentile if within < 100 else q.CalibrationMethod.MinMax, extra_options={"ActivationSymmetric": symmetric, "CalibPercentile": within})
-        source = onnx.load(src)
         model, props = _prune(onnx.load(out), source), {p.key: p.value for p in source.metadata_props}
     if "features" in props: model = compacted(model, FeatureConfig.from_json(props["features"]))
     Path(dst).write_bytes(model.SerializeToString())

@@ -50,6 +50,20 @@ def _as_picture(n, how, known, joined):
     if n.op_type=="Concat" and how["axis"] in (2, -1): return [*n.input], [], dict(axis=3), {}
     if n.op_type in ("Relu", "Add"): return [*n.input], [], {}, {}
 
+# %% ../../nbs/ship/30_widen.ipynb #98eb8eec
+def _residual_from_memory(nodes, known):
+    "The first sum of two pictures takes the second one from what its layer has just joined to its memory: the same numbers"
+    onnx, shapes = need("onnx", "train"), {n.output[0]: known[n.input[1]] for n in nodes if n.op_type=="Reshape" and n.input[1] in known}
+    joined = {n.input[1]: n for n in nodes if n.op_type=="Concat" and len(n.input)==2 and n.input[0] in shapes}
+    for i, n in enumerate(nodes):
+        k = next((k for k, x in enumerate(n.input) if x in joined), None) if n.op_type=="Add" else None
+        if k is None: continue
+        cat, name = joined[n.input[k]], f"{n.input[k]}/residual"
+        known |= {f"{name}/from": shapes[cat.input[0]][-1:], f"{name}/to": np.array([np.iinfo(np.int64).max]), "time": np.array([3])}
+        n.input[k] = name
+        return [*nodes[:i], onnx.helper.make_node("Slice", [cat.output[0], f"{name}/from", f"{name}/to", "time"], [name], name=name), *nodes[i:]]
+    return nodes
+
 def widened(
     model, # ONNX model, whose convolutions over time have one dimension
 ):         # The same model, changed: they have two, and pictures are one pixel high
@@ -73,5 +87,5 @@ def widened(
         out = f"{n.output[0]}/wide"
         nodes += [onnx.helper.make_node(n.op_type, [*map(picture, inputs), *others], [out], name=n.name, **how), onnx.helper.make_node("Squeeze", [out, "height"], [n.output[0]], name=f"{n.output[0]}/flat")]
         wide[n.output[0]] = out
-    rewrite(graph, nodes, known)
+    rewrite(graph, _residual_from_memory(nodes, known), known)
     return model

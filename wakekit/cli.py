@@ -121,13 +121,14 @@ def _quickstart_text(q, a, out):
           arg("--mic", action="store_true", help="listen to the microphone"), arg("--graph", metavar="G", help="float32 or int8 (the bundle's default)"),
           arg("--threshold", type=number, metavar="T", help="smoothed score that fires (the bundle's)"), arg("--smooth-ms", type=number, metavar="MS", help="average scores over this (the bundle's)"),
           arg("--refractory-ms", type=number, metavar="MS", help="deaf after an event (the bundle's)"),
+          arg("--silence-db", type=float, metavar="DB", help="rest while the sound stays below this level, such as -55 dBFS (never): saves power, and misses who speaks more softly"),
           arg("--json", action="store_true", help="one JSON document for files, one line per event for a stream"), *action_args)
 def _detect(a):
     from wakekit.ship.stream import Detector
     if a.files and a.files != ["-"] and any(getattr(a, k, None) for k in ("act_run", "act_post", "act_mqtt", "act_ws", "act_file")): raise UsageError("actions are for streams: --mic, or - for stdin")
     if bool(a.files) == a.mic: raise UsageError("name recordings, or - for stdin, or give --mic")
     if "-" in a.files and len(a.files) > 1: raise UsageError("- stands alone: it is the stream on stdin")
-    d = Detector(a.bundle, a.graph, a.threshold, a.smooth_ms, a.refractory_ms)
+    with as_usage(): d = Detector(a.bundle, a.graph, a.threshold, a.smooth_ms, a.refractory_ms, silence_db=a.silence_db)
     if a.mic or a.files == ["-"]:
         from wakekit.cli_live import print_events, stdin_chunks
         from wakekit.microphone import microphone

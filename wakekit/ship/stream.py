@@ -21,6 +21,8 @@ import onnxruntime as ort
 
 from ..core import SAMPLE_RATE, AudioError, BundleError
 from ..learn.metrics import Smoother, alarms
+from .bound import bound_graph
+from .gate import EnergyGate
 
 # %% ../../nbs/ship/30_stream.ipynb #05f8c34a
 SCHEMA_VERSION = 2 # The newest manifest that this version understands: 1, or 2 with a second look
@@ -216,8 +218,9 @@ def _second_process(self,
     firing:tuple=None, # (Score that fires, steps that nobody listens for after it, steps that nobody listens for from here on); None: somebody always does
 )->np.ndarray:         # Final scores, (steps,) float32; 0 where the first look is not convinced, nor was just before
     "Replace the scores of the first look by those of the second"
-    smoothed, at = self._smoother.process(scores), self._seen + np.arange(len(scores))
+    smoothed = self._smoother.process(scores)
     if len(scores) and _highest(smoothed) < self.open_at and self._seen - self._convinced > self.hold_frames: return self._nothing(smoothed.tolist(), pcm)
+    at = self._seen + np.arange(len(scores))
     convinced = np.maximum.accumulate(np.concatenate([[self._convinced], np.where(smoothed >= self.open_at, at, self._convinced)]))
     final, opened, i = np.zeros(len(scores), np.float32), np.flatnonzero(at - convinced[1:] <= self.hold_frames), 0
     recent, (fires, deaf, free) = np.concatenate([self._recent, smoothed]), firing or (math.inf, 0, -math.inf)
@@ -262,6 +265,7 @@ class Detector:
         refractory_ms:float|None=None, # Deaf for this long after an event, ms; the manifest's by default
         verify:bool=True,              # Take the second look, if the bundle has one; False judges the first look alone
         compact:bool=False,            # Half the memory, for many streams of 16-bit samples
+        silence_db:float|None=None,    # Rest while the sound stays below this level, dBFS; None: never
     ):
         self.bundle = b = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         m = b.manifest
@@ -277,6 +281,8 @@ class Detector:
         self.smooth_frames = max(1, round(self.smooth_ms/1000/self.step_s))
         self.refractory_frames = max(1, math.ceil(self.refractory_ms/1000/self.step_s - 1e-9))
         self._smoother, self.n_bad = Smoother(self.smooth_frames), 0
+        self._gate = None if silence_db is None else EnergyGate(silence_db, self._step)
+        self._bound, self._usual = None, -1 if compact else 0 # a graph whose arrays stay where they are; the length of the last chunk
         self.reset()
 
     def reset(self):
@@ -285,6 +291,7 @@ class Detector:
         self._rest, self.n_steps, self._free = np.zeros(0, np.float32), 0, 0
         self._smoother.reset()
         if self._second: self._second.reset()
+        if self._gate: self._gate.reset()
 
     @functools.cached_property
     def together(self)->bool: # Does the graph take several streams at once?
@@ -305,14 +312,29 @@ def _score(self,
 
 def _runs(self, chunk):
     "Iterator of (scores of the graph, their samples), a few seconds each"
-    pcm = self._ready(chunk)
+    pcm, done = self._ready(chunk), 0
     for at in range(0, len(pcm), self.max_steps*self._step):
         piece = pcm[at:at + self.max_steps*self._step]
-        try: score, self._state = self._session.run(["score", "state_out"], {"pcm": piece[None], "state": self._state})
-        except Exception: # a model server may be away for a while: what it did not hear is heard with the next chunk
-            self._rest = np.concatenate([pcm[at:], self._rest])[-self.max_steps*self._step:]
-            raise
-        yield score.reshape(-1), piece
+        for lead, part in self._gate.split(piece) if self._gate else ((piece[:0], piece),):
+            try: scores = np.zeros(len(part)//self._step, np.float32) if lead is None else self._run(part, lead)
+            except Exception: # a model server may be away for a while: what it did not hear is heard with the next chunk
+                self._rest = np.concatenate([pcm[done:], self._rest])[-self.max_steps*self._step:]
+                raise
+            done += len(part)
+            yield scores, part
+
+def _run(self, pcm, lead):
+    "Scores of the graph; `lead`: what was heard before while it rested"
+    if len(lead): pcm, self._state = np.concatenate([lead, pcm]), np.zeros_like(self._state)
+    elif len(pcm) == self._usual <= 16*self._step: # as the one before it
+        if self._bound is None or len(self._bound.pcm[0]) != len(pcm): self._bound = bound_graph(self._session, len(pcm), len(pcm)//self._step, self._state.shape[1])
+        if self._bound:
+            scores, self._state = self._bound(pcm, self._state)
+            return scores
+        self._usual = -1
+    if self._usual >= 0: self._usual = len(pcm)
+    scores, self._state = self._session.run(["score", "state_out"], {"pcm": pcm[None], "state": self._state})
+    return scores.reshape(-1)[len(lead)//self._step:]
 
 def _ready(self, chunk):
     "The samples of all steps that are now complete"
@@ -329,7 +351,7 @@ def _judged(self, scores, pcm, firing=False):
     if not self._second: return scores
     return self._second.process(scores, pcm, (self.threshold, self.refractory_frames, self._free - first) if firing and self.smooth_frames == 1 else None)
 
-Detector.score, Detector._runs, Detector._ready, Detector._judged = _score, _runs, _ready, _judged
+Detector.score, Detector._runs, Detector._run, Detector._ready, Detector._judged = _score, _runs, _run, _ready, _judged
 
 # %% ../../nbs/ship/30_stream.ipynb #2556daf1
 @dataclass(frozen=True)

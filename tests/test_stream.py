@@ -48,6 +48,64 @@ def test_any_chunking_gives_the_same_scores_and_events(folder, x, seed):
     assert [v.time_s for v in live] == [v.time_s for v in events]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_resting_does_not_depend_on_chunks(folder, seed):
+    rng = np.random.default_rng(seed)
+    x = (1e-4*rng.standard_normal(16_000*20)).astype(np.float32)
+    for at in 1.3, 9.02, 15.5: x[int(at*16_000):][:5120] += .3*chime()
+    whole, never = Detector(folder, silence_db=-60), Detector(folder)
+    scores = whole.score(x)
+    assert whole._gate.rested_steps > 300 and (scores == 0).sum() >= whole._gate.rested_steps
+    for pieces in ([320]*1000, [1280]*250, rng.integers(0, 4000, 400).tolist()):
+        d, at, got = Detector(folder, silence_db=-60), 0, []
+        for n in [*pieces, len(x)]:
+            got.append(d.score(x[at:at + n]))
+            at += n
+        assert np.abs(np.concatenate(got) - scores[:sum(map(len, got))]).max() < 1e-5
+    heard = lambda d: [round(e.start_s, 3) for e in d.detect(x)]
+    assert heard(whole) == heard(never) and len(heard(never)) == 3
+    whole.reset()
+    assert np.array_equal(whole.score(x), scores)
+
+
+def test_what_a_lost_server_did_not_score_is_scored_later_also_after_a_rest(folder):
+    x = np.zeros(16_000*6, np.float32)
+    x[16_000*4:][:5120] = chime()
+    wanted = Detector(folder, silence_db=-60).score(x)
+    d, real, down, got = Detector(folder, silence_db=-60), None, iter([False]*12 + [True]*3 + [False]*99), []
+    real = d._session
+    class Away:
+        def run(self, *a):
+            if next(down): raise OSError("away")
+            return real.run(*a)
+    d._session = Away()
+    for at in range(0, len(x), 1280*3):
+        try: got.append(d.score(x[at:at + 1280*3]))
+        except OSError: pass
+    got = np.concatenate(got)
+    assert len(got) == len(wanted) and np.abs(got - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize("level", [5, -200, float("nan"), float("inf")])
+def test_levels_that_are_none(folder, level):
+    with pytest.raises(ValueError, match="dBFS"): Detector(folder, silence_db=level)
+
+
+def test_arrays_that_stay_are_not_shared_with_anybody(folder, x):
+    one, other, plain = Detector(folder), Detector(folder), Detector(folder, compact=True)
+    kept, wanted = [], []
+    for at in range(0, 16_000*5, 1280):
+        kept.append(one.score(x[at:at + 1280]))
+        other.score(np.zeros(1280, np.float32))
+        wanted.append(plain.score(x[at:at + 1280]))
+    assert one._bound and other._bound and plain._bound is None
+    assert np.array_equal(np.concatenate(kept), np.concatenate(wanted)) and np.array_equal(one._state, plain._state)
+    state = one._state.copy()
+    one.reset()
+    assert not one._state.any() and state.any()
+    assert np.array_equal(one.score(x[:1280]), wanted[0])
+
+
 def test_alarm_at_the_last_step_of_a_chunk_still_deafens(folder):
     always = dict(threshold=0, smooth_ms=0, refractory_ms=200)
     d = Detector(folder, **always)

@@ -190,7 +190,7 @@ def training_rounds(
     config:TrainConfig,  # What to train
     folder,              # For WAVs and the run
     rounds:int=5,        # Epochs of each that are counted
-    steps:int=16,        # Batches in an epoch
+    steps:int=8,         # Batches in an epoch
     workers:int=2,       # Processes of the plain loop's `DataLoader`
 ):                       # Iterator of dicts: `name` with `clips_per_s`
     "Clips per second of wall time that a training learns from, wakekit's and a tutorial's"
@@ -230,7 +230,7 @@ def own_bundle(
 def training_here(
     folder,        # Of `own_sets`
     rounds:int=5,  # Epochs of each that are counted
-    steps:int=16,  # Batches in an epoch
+    steps:int=8,   # Batches in an epoch
     workers:int=2, # Processes of the plain loop's `DataLoader`
     fields=(),     # Of the preset `fast`, `field=value`
 ):                 # Iterator of dicts: `name` with `clips_per_s`

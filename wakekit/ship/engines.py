@@ -242,4 +242,4 @@ def sizes(
     yield dict(name="wakekit, what detection reads", mb=sum((at/f).stat().st_size for f in needed)/1e6)
     for g, file in graphs.items(): yield dict(name=f"graph: {g}", mb=(at/file).stat().st_size/1e6)
     yield dict(name="bundle, all of it", mb=sum(p.stat().st_size for p in at.rglob("*") if p.is_file())/1e6)
-    for e in engines: yield dict(name=f"package: {ENGINES[e][2]}, with what it requires", mb=package_mb(ENGINES[e][2]))
+    for e in engines: yield dict(name=f"package: {ENGINES[e][2]}", mb=package_mb(ENGINES[e][2]))

@@ -118,7 +118,8 @@ def key_figures(self)->str: # Markdown
         who = {"startup": "wakekit detect, first result", "size": "wakekit, what detection reads"}.get(part, "wakekit")
         if (ours := rows.get((part, who, measure))) is None: continue
         others = [f"{n.removeprefix('wakekit, ')} {r['ratio']:.2g} ×" for (p, n, m), r in rows.items() if (p, m) == (part, measure) and n not in (who, "numpy alone") and r["ratio"] is not None and part not in ("startup", "size")]
-        value = ours["median"]*factor
+        value, looks = ours["median"]*factor, rows.get((part, who, "looks"))
+        if looks and measure != "peak_mb": what += f", with {60*looks['median']/self.facts['config']['seconds']:.0f} second looks a minute"
         lines.append(f"| {what} | {f'{value:,.0f}' if value >= 100 else f'{value:.2g}'} {unit} | {', '.join(others) or '–'} |")
     return "\n".join(["| | wakekit | others, of wakekit's |", "|---|--:|---|", *lines, f"\nMedians of {self.facts['config']['rounds']} rounds of `{self.facts['command']}` on {self.facts['machine']}. {self.facts['cannot_show']}"])
 
@@ -154,7 +155,7 @@ def _plot(self,
     if not parts: raise SpeedError("there is nothing to draw: nothing was measured")
     if axes is None:
         import matplotlib.pyplot as plt
-        axes = self.axes(plt.figure(dpi=54))
+        axes = self.axes(plt.figure(dpi=50))
     for part, ax in zip(parts, axes):
         measure, factor, label = PLOTTED[part]
         found = {name: np.array(v)*factor for (p, name, m), v in self.values.items() if (p, m) == (part, measure)}

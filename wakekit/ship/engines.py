@@ -59,7 +59,7 @@ def elsewhere(
         if p.wait():
             err.seek(0)
             said = err.read().decode(errors="replace").strip().splitlines()
-            raise SpeedError(said[-1] if said else f"{function} ended with code {p.returncode}")
+            raise SpeedError(said[-1].removeprefix(f"{__name__}.SpeedError: ") if said else f"{function} ended with code {p.returncode}")
 
 # %% ../../nbs/ship/37_engines.ipynb #5799cfca
 def _wakekit(bundle, graph=None, verify=True):
@@ -78,8 +78,11 @@ def _open(bundle):
     return lambda chunk: [p for f in features.process_streaming(chunk.tobytes()) for p in word.process_streaming(f)], None
 
 def _openwakeword(bundle):
+    from openwakeword import get_pretrained_model_paths
     from openwakeword.model import Model
-    return Model(wakeword_models=["hey_jarvis"], inference_framework="onnx").predict, None
+    kind = next((k for k in ("onnx", "tflite") if any("hey_jarvis" in p and Path(p).is_file() for p in get_pretrained_model_paths(k))), None)
+    if kind is None: raise SpeedError('its models are missing: python -c "from openwakeword.utils import download_models; download_models()"')
+    return Model(wakeword_models=["hey_jarvis"], inference_framework=kind).predict, None
 
 def _nothing(bundle): return (lambda chunk: chunk.mean()), None
 

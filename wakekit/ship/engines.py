@@ -122,7 +122,7 @@ def hear_here(
     options:dict={},# For wakekit: `graph`, `verify`
     chunk_ms:int=80,# Samples come in pieces of this
     turn:int=0,     # Which core
-):                  # Iterator of one dict: real_time_factor, p50_ms, p99_ms, max_ms, peak_mb, load_ms, and looks where there is a second look
+):                  # Iterator of one dict: real_time_factor, p50_ms, p99_ms, p99_cpu_ms, max_ms, peak_mb, load_ms, and looks where there is a second look
     "Let an engine hear a sound in this process, and say what it cost. The first four seconds are heard before, uncounted"
     import numpy as np
     core, n = pin(turn), 16*chunk_ms
@@ -133,17 +133,19 @@ def hear_here(
     hear(chunks[0])
     load_s = time.perf_counter() - begin
     for chunk in chunks[:4000//chunk_ms]: hear(chunk)
-    before, took = looks() if looks else 0, []
+    before, took, burnt = looks() if looks else 0, [], []
     gc.collect()
     gc.disable()
     used = time.process_time()
     for chunk in chunks:
-        begin = time.perf_counter()
+        begin, at = time.perf_counter(), time.process_time()
         hear(chunk)
+        burnt.append(time.process_time() - at)
         took.append(time.perf_counter() - begin)
     used = time.process_time() - used
     p50, p99 = np.percentile(took, [50, 99])*1000
-    yield dict(real_time_factor=used/(len(chunks)*chunk_ms/1000), p50_ms=p50, p99_ms=p99, max_ms=max(took)*1000, peak_mb=peak_mb(), load_ms=load_s*1000, core=core, **(dict(looks=looks() - before) if looks else {}))
+    yield dict(real_time_factor=used/(len(chunks)*chunk_ms/1000), p50_ms=p50, p99_ms=p99, p99_cpu_ms=np.percentile(burnt, 99)*1000, max_ms=max(took)*1000, peak_mb=peak_mb(), load_ms=load_s*1000, core=core,
+               **(dict(looks=looks() - before) if looks else {}))
 
 # %% ../../nbs/ship/37_engines.ipynb #ab4f4899
 def kinds(

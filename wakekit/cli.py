@@ -215,7 +215,7 @@ def _bench_accuracy(a):
     show(a, summary(found), "\n\n".join([*map(plain, tables), found["cannot_show"], f"written: {Path(a.out)/'accuracy.json'}"]))
 
 # %% ../nbs/59_cli.ipynb #d0a95de2
-@command("bench speed", "Measure listening, features, training, start-up and size on this machine, beside other engines and libraries that are installed; a minute with --quick, else ten",
+@command("bench speed", "Measure listening, features, training, start-up and size on this machine, beside other engines and libraries that are installed; two minutes with --quick, else about six",
           "wakekit bench speed --quick\nwakekit bench speed --bundle kitchen.wake --audio evening.flac --only streaming,startup --rounds 9 --json\npip install pymicro-wakeword pyopen-wakeword kaldi-native-fbank pymicro-features && wakekit bench speed --out runs/speed",
           arg("--bundle", metavar="BUNDLE", help="the detector to measure (default: one is trained for a moment)"), arg("--audio", nargs="+", metavar="FILE", help="recordings or folders of them to listen to (default: synthesized talk)"),
           arg("--only", metavar="P,P", help="of streaming, features, training, startup, size (all)"), arg("--quick", action="store_true", help="little of everything, to see whether it runs: the figures are rough"),

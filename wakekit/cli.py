@@ -215,6 +215,22 @@ def _bench_accuracy(a):
     tables = [accuracy_table(found)]*any("graphs" in r for r in found["rows"]) + [protocol_table(found["pooled"])]*(protocols != ("half",))
     show(a, summary(found), "\n\n".join([*map(plain, tables), found["cannot_show"], f"written: {Path(a.out)/'accuracy.json'}"]))
 
+# %% ../nbs/59_cli.ipynb #d0a95de2
+@command("bench speed", "Measure listening, features, training, start-up and size on this machine, beside other engines and libraries that are installed; two minutes with --quick, else about six",
+          "wakekit bench speed --quick\nwakekit bench speed --bundle kitchen.wake --audio evening.flac --only streaming,startup --rounds 9 --json\npip install pymicro-wakeword pyopen-wakeword kaldi-native-fbank pymicro-features && wakekit bench speed --out runs/speed",
+          arg("--bundle", metavar="BUNDLE", help="the detector to measure (default: one is trained for a moment)"), arg("--audio", nargs="+", metavar="FILE", help="recordings or folders of them to listen to (default: synthesized talk)"),
+          arg("--only", metavar="P,P", help="of streaming, features, training, startup, size (all)"), arg("--quick", action="store_true", help="little of everything, to see whether it runs: the figures are rough"),
+          arg("--rounds", type=int, metavar="N", help="turns of each (5; --quick 2)"), arg("--seconds", type=number, metavar="S", help="of sound that each engine hears in a turn (60; --quick 10)"),
+          arg("--out", default="runs/speed", metavar="DIR", help="folder of speed.json and speed.png (runs/speed)"))
+def _bench_speed(a):
+    from wakekit.ship.speed import QUICK, SpeedConfig, bench_speed
+    given = dict(parts=[p.strip() for p in a.only.split(",")] if a.only is not None else None, rounds=a.rounds, seconds=a.seconds)
+    with as_usage(): config = SpeedConfig.from_dict({**(QUICK if a.quick else {}), **{k: v for k, v in given.items() if v is not None}})
+    try: report = bench_speed(a.out, config, a.bundle, a.audio)
+    except KeyboardInterrupt: raise KeyboardInterrupt(f"stopped; what was measured is in {Path(a.out)/'speed.json'}") from None
+    show(a, report.to_dict(), plain(report._repr_markdown_()) + f"\n\n{report.facts['cannot_show']}\nwritten: {Path(a.out)/'speed.json'}, {Path(a.out)/'speed.png'}")
+    return int(any("all of it" in why for why in report.skipped.values()))
+
 # %% ../nbs/59_cli.ipynb #12945b84
 @command("pretrain", "Make the voice bank and the encoder of the package again; hours, and the same command again resumes", "wakekit pretrain --audio ../shared/audio --out pretrained\nwakekit pretrain --audio ../shared/audio --out trial --quick",
           arg("--audio", required=True, metavar="DIR", help="the pack, with its manifest.csv"), arg("--out", required=True, metavar="DIR", help="where voices.npz, encoder.pt, verifier.pt and the stages go"), arg("--quick", action="store_true", help="little of everything, to try whether it runs"),

@@ -221,7 +221,7 @@ def settings_page()->str: # Text of a `.qmd` file
     return md_page("Settings", "Every setting, what it does, its default, and the numbers that decide a training.", *parts)
 
 # %% ../nbs/96_reference.ipynb #33861a4a
-_MEASURED = re.compile(r"`[^`\n]*(?:python bench/\w+\.py|wakekit bench accuracy|wakekit evaluate \S*/\S+ --positives \S*/|\bbench/\w+\.json)[^`\n]*`")
+_MEASURED = re.compile(r"`[^`\n]*(?:python bench/\w+\.py|wakekit bench (?:accuracy|speed)|wakekit evaluate \S*/\S+ --positives \S*/|\bbench/\w+\.json)[^`\n]*`")
 
 def md_blocks(
     text:str, # Markdown

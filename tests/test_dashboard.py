@@ -257,6 +257,36 @@ def test_a_job_that_failed_says_why_and_is_tried_again(house, desk):
 
 
 @browsers
+def test_an_answer_from_before_a_button_was_pressed_ends_nothing(desk):
+    "A slow look at a failed job comes back after it was tried again: the page must go on looking"
+    states = desk.run("""import('/ui/jobs.js').then(async ({ JobView }) => {
+        let state = 'failed', hold = null, look
+        const job = () => ({ id: 'j', kind: 'train', payload: {}, state, attempt: 1, error: 'a gate fails' }), seen = []
+        const service = {
+            get: async path => { if (!path.endsWith('/events')) return job(); if (hold) await hold; return { events: [] } },
+            ask: async () => '', post: async () => { state = 'queued' } }
+        const panel = { service, every: (ms, f) => look = f, doing: (button, work) => work() }
+        const view = new JobView(panel)
+        view.follow('j')
+        await look()
+        view.over = false // the log was opened
+        let free; hold = new Promise(f => free = f)
+        const slow = look() // has read `failed` and waits for events
+        await new Promise(f => setTimeout(f, 20))
+        hold = null
+        const button = [...view.root.querySelectorAll('button')].find(b => b.textContent === 'Export it all the same')
+        button.click()
+        await new Promise(f => setTimeout(f, 20))
+        seen.push(view.job.state)
+        free(); await slow
+        seen.push(view.job.state, view.over)
+        state = 'succeeded'
+        await look()
+        return [...seen, view.root.querySelector('.wk-state').className]
+    })""")
+    assert states == ["queued", "queued", False, "wk-state succeeded"]
+
+
 def test_what_was_recorded_goes_where_it_was_recorded_for(house, desk):
     client = house["client"]
     for name in ("one", "two"): client.create_dataset(name, f"hey {name}")

@@ -33,9 +33,11 @@ export class JobView {
   async refresh() {
     const { id, panel: { service } } = this
     if (!id || this.over) return
+    const turn = this.turn = (this.turn ?? 0) + 1 // what was asked before a button was pressed must not end what it began
     let job
     try { job = await service.get(`/jobs/${id}`) } catch (e) {
       if (e.status !== 404 || id !== this.id) throw e
+      if (turn !== this.turn) return
       this.over = true
       this.head.replaceChildren(h('strong', 'This job is gone: somebody has deleted it.'))
       this.bar.hidden = true
@@ -44,7 +46,7 @@ export class JobView {
     }
     const { events } = await service.get(`/jobs/${id}/events`, { after: this.after })
     const log = this.box.open || job.state === 'failed' ? await service.ask('GET', `/jobs/${id}/logs`, { params: { after: this.seen } }) : ''
-    if (id !== this.id) return
+    if (id !== this.id || turn !== this.turn) return
     for (const e of events) {
       this.after = e.seq
       if (e.kind === 'job.epoch') { // an attempt that goes on from a checkpoint tells some epochs again

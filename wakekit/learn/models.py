@@ -84,7 +84,7 @@ class CausalConv(nn.Module):
     def forward(self, x, tape=None):
         "(batch, n_in, frames) → (batch, n_out, frames'): without a tape the output is shorter by the context"
         if tape: x = tape(x, self.context)
-        if self.depthwise and x.device.type=="cpu" and torch.is_grad_enabled() and not torch.jit.is_tracing(): return Depthwise.apply(x, self.conv.weight, self.conv.dilation[0])
+        if self.depthwise and x.device.type=="cpu" and self.training and torch.is_grad_enabled(): return Depthwise.apply(x, self.conv.weight, self.conv.dilation[0])
         return self.conv(x)
 
 # %% ../../nbs/learn/21_models.ipynb #13081cac

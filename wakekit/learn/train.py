@@ -159,12 +159,14 @@ def compiled(self:Trainer):
         kept = {k: v.clone() for k, v in net.state_dict().items()}
         try:
             fast = torch.compile(net)
-            fast(torch.zeros(2, self.config.model.features.n_mels, self.model.receptive_field//self.config.model.features.hop_length, device=self.device))
+            fast(torch.zeros(2, self.config.model.features.n_mels, self.model.receptive_field//self.config.model.features.hop_length, device=self.device)).sum().backward()
             net = fast
         except Exception as e:
             if self.settings.compile=="on": raise TrainError(f"WAKEKIT_COMPILE=on, but compiling failed: {e}") from e
             logging.getLogger(__name__).warning("not compiled: %s", e)
-        finally: self.model.net.load_state_dict(kept) # batch norm has counted the silence
+        finally: # batch norm has counted the silence, and it left gradients
+            self.model.net.load_state_dict(kept)
+            self.model.zero_grad(set_to_none=True)
     if self.world>1: net = torch.nn.parallel.DistributedDataParallel(net)
     return net
 

@@ -117,9 +117,9 @@ def batch_features(
     size, out = 16 if rooms.device.type=="cpu" else len(batch.pcm), []
     with torch.no_grad():
         for part in (slice(a, a + size) for a in range(0, len(batch.pcm), size)):
-            pcm, noise, draws = tensor(batch.pcm[part]).float()/32768, tensor(batch.noise[part]).float()/32768, batch.draws.rows(part)
+            pcm, noise, draws = tensor(batch.pcm[part]).float().div_(32768), tensor(batch.noise[part]).float().div_(32768), batch.draws.rows(part)
             x = augment_waveform(pcm, noise, rooms, draws, tensor(batch.end[part]))
-            out.append(torch.log(augment_mel(front.power(x), draws) + front.config.log_floor))
+            out.append(augment_mel(front.power(x), draws).add_(front.config.log_floor).log_())
     return torch.cat(out)
 
 def learning_rate(

@@ -19,7 +19,7 @@ from wakekit.learn.features import LogMel
 from wakekit.learn.models import CausalConv, WakeModel
 
 HERE = Path(__file__).parent
-DATA = DataConfig(phrase="hey jarvis", synthetic=300, near_misses=150, filler=150)
+DATA = DataConfig(phrase="hey jarvis", synthetic=120, near_misses=60, filler=60)
 
 
 def turns(ways, rounds):
@@ -79,7 +79,7 @@ def features():
     "Seconds of audio per second of one core"
     torch.set_num_threads(1)
     x, front = torch.randn(8, 32_000, generator=torch.Generator().manual_seed(0))*.1, LogMel() # as many as suit a core's cache, whoever computes
-    with torch.no_grad(): took = turns({"wakekit": lambda: front(x), **peers(x)}, 101)[0]
+    with torch.no_grad(): took = turns({"wakekit": lambda: front(x), **peers(x)}, 41)[0]
     rates = {k: round(16/t) for k, t in took.items()}
     return dict(seconds_per_cpu_second=rates, times_the_best_other=round(rates["wakekit"]/max(v for k, v in rates.items() if k!="wakekit"), 2))
 

@@ -45,7 +45,8 @@ class Tape:
 class Depthwise(torch.autograd.Function):
     "Depthwise convolution over time whose gradients are sums over shifted products"
     @staticmethod
-    def forward(ctx,
+    def forward(
+        ctx,                 # Keeps what the gradients need
         x:torch.Tensor,      # (batch, channels, frames)
         weight:torch.Tensor, # (channels, 1, taps)
         dilation:int,        # Frames between taps
@@ -56,7 +57,8 @@ class Depthwise(torch.autograd.Function):
         return F.conv1d(x, weight, dilation=dilation, groups=len(weight))
 
     @staticmethod
-    def backward(ctx,
+    def backward(
+        ctx,               # What `forward` kept
         grad:torch.Tensor, # Of the output
     )->tuple:              # Of `x`, of `weight`, None
         "One product per tap"

@@ -170,6 +170,9 @@ def compiled(self:Trainer):
     if self.world>1: net = torch.nn.parallel.DistributedDataParallel(net)
     return net
 
+Trainer.compiled = compiled
+
+# %% ../../nbs/learn/26_train.ipynb #988a1398
 def look_back(self:Trainer)->dict: # From `validate`
     "Validate, keep the best, mine for the next epochs"
     c, done, result = self.config, self.epoch + 1, validate(self.ema, self.valid, self.config, self.device)
@@ -207,7 +210,7 @@ def finish_epoch(self:Trainer,
     if self.rank==0: self.save()
     self.event(kind="epoch", loss=loss, epoch=self.epoch, epochs=c.epochs, seconds_left=round(left), **result)
 
-Trainer.compiled, Trainer.look_back, Trainer.share, Trainer.finish_epoch = compiled, look_back, share, finish_epoch
+Trainer.look_back, Trainer.share, Trainer.finish_epoch = look_back, share, finish_epoch
 
 # %% ../../nbs/learn/26_train.ipynb #aa67962c
 @dataclass

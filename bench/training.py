@@ -220,5 +220,7 @@ if __name__=="__main__":
             name = f"{what} {a.name}" if a.name else what
             found[name] = features() if what=="features" else quickstart(Path(tmp)/what) if what=="quickstart" else dict(steps=steps, plain=plain)[what](sets, Path(tmp)/what, a.steps, a.rounds)
             print(json.dumps({name: found[name]}, indent=1), flush=True)
-    found.update(machine=f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}", command="python bench/training.py")
+    label = lambda what, ways: {f"{what}, {k}": dict(value=v, unit="ms", what="a step of 128 windows", command=f"python bench/training.py {what}") for k, v in ways.items()}
+    found["figures"] = {k: v for what in ("steps", "plain") if what in found for k, v in label(what, found[what]["ms_per_step"]).items()}
+    found.update(cannot_show="Other CPUs, a GPU, and what else this machine did meanwhile.", machine=f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}", command="python bench/training.py")
     out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -1,5 +1,5 @@
 "Batches: corner cases of data, memory, crashes, and who draws them."
-import pickle, tracemalloc
+import pickle, sys, tracemalloc, types
 import numpy as np, pytest, torch
 from wakekit.core import AudioError, ConfigError, TrainError
 from wakekit.data import batches as module, recordings
@@ -313,3 +313,33 @@ def test_other_languages_have_something_to_talk_about(language, phrase):
     found = list(synthetic_items(config, "test"))
     assert {label for label, _ in found} == {"synthetic", "near_miss", "filler"} and all(i.src.any() for _, i in found)
     assert not any(phrase in i.name for label, i in found if label != "synthetic")
+
+
+def files(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.name in ("pcm.i16", "index.json")}
+
+
+@pytest.mark.parametrize("python", ["", "no such program", "true"])
+def test_a_second_process_writes_the_same_files_and_may_fail(tmp_path, monkeypatch, python):
+    "It helps, cannot be started, or ends having done nothing: the caches are the same"
+    config, asked = DataConfig(synthetic=12, near_misses=8, filler=8, synthetic_rooms=2, valid_voices=.3), []
+    alone = prepare(tmp_path/"alone", config)
+    monkeypatch.setattr(module, "MUCH", 10)
+    monkeypatch.setattr(module, "Probes", lambda: types.SimpleNamespace(cpus=2))
+    if python: monkeypatch.setattr(sys, "executable", python)
+    build = module._build
+    monkeypatch.setattr(module, "_build", lambda folder, key, given, parts=module.PARTS: asked.append((folder/"valid"/"noise").exists() or (folder/"valid"/"clips").exists()) or build(folder, key, given, parts))
+    helped = prepare(tmp_path/"helped", config)
+    assert [a.key for a in alone] == [h.key for h in helped] and files(tmp_path/"alone") == files(tmp_path/"helped")
+    assert asked == [False, not python] # the second look at the caches finds what the other process made
+
+
+def test_no_second_process_where_it_is_not_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MUCH", 10)
+    monkeypatch.setattr(module, "Probes", lambda: types.SimpleNamespace(cpus=2))
+    def started(*a, **k): raise AssertionError("started")
+    monkeypatch.setattr(module.subprocess, "Popen", started)
+    config, much = DataConfig(synthetic=12, near_misses=8, filler=8, synthetic_rooms=2, valid_voices=.3), Item(np.zeros(16000, np.float32), "a")
+    with pytest.raises(AssertionError, match="started"): prepare(tmp_path, config)
+    for given, workers in (((config, [much], [], [], []), "2"), ((config, [], [], [], []), "0")):
+        monkeypatch.setenv("WAKEKIT_NUM_WORKERS", workers)
+        with module._beside(tmp_path, "key", given) as other: assert other is None

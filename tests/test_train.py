@@ -63,9 +63,34 @@ def test_workers_change_nothing(tmp_path, sets, start):
     torch.set_num_threads(1)
     try:
         config = preset("tiny", [*TINY, "epochs=1"])
-        weights = [train(sets, config, tmp_path/f"w{n}", Settings.load(**SETTINGS, num_workers=n, mp_start=start), quiet=True).model.state_dict() for n in (0, 2)]
+        weights = [train(sets, config, tmp_path/f"w{n}", Settings.load(**SETTINGS, num_workers=n, mp_start=start), quiet=True).model.state_dict() for n in (0, 1, 2)]
     finally: torch.set_num_threads(threads)
-    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert all(torch.equal(weights[0][k], other[k]) for other in weights[1:] for k in other)
+
+
+def test_a_thread_that_prepares_changes_nothing(tmp_path, sets):
+    "The helper of two threads, each of one core, draws and computes what one thread does"
+    config, threads, weights = preset("tiny", [*TINY, "epochs=1"]), torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            weights.append(train(sets, config, tmp_path/f"t{n}", Settings.load(**SETTINGS), quiet=True).model.state_dict())
+            assert torch.get_num_threads()==n
+    finally: torch.set_num_threads(threads)
+    for k, v in weights[0].items(): torch.testing.assert_close(v, weights[1][k], rtol=1e-4, atol=1e-5) # validation has two threads, learning has one
+
+
+def test_a_training_that_fails_gives_its_threads_back(tmp_path, sets, monkeypatch):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trainer = Trainer(*sets, preset("tiny", TINY), tmp_path/"run", Settings.load(**SETTINGS), quiet=True)
+        def broken(*a): raise ValueError("this batch cannot be read")
+        for part in ("step", "features"):
+            monkeypatch.setattr(Trainer, part, broken)
+            with pytest.raises(ValueError, match="cannot be read") as kept: trainer.run()
+            assert torch.get_num_threads()==2 and kept
+    finally: torch.set_num_threads(threads)
 
 
 def test_a_loss_that_is_no_number_stops_with_a_remedy(tmp_path, sets):
@@ -87,21 +112,35 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
     assert own_device("cuda") == "cuda"
 
 
-@pytest.mark.parametrize("works", [True, False])
-def test_trying_out_the_compiler_changes_no_weights(tmp_path, sets, monkeypatch, works):
+class NoWayBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x): return x.clone()
+    @staticmethod
+    def backward(ctx, grad): raise RuntimeError("no compiler for the way back")
+
+
+@pytest.mark.parametrize("fails", ["", "forwards", "backwards"])
+def test_trying_out_the_compiler_changes_no_weights(tmp_path, sets, monkeypatch, caplog, fails):
+    "It works, or its first call fails, or its first gradient: then the log says so and the training runs as it is"
     ran = []
     def compiler(net):
         def fast(x):
             ran.append(net(x)) # counts into batch norm, as a compiled network does
-            if not works: raise RuntimeError("no compiler")
+            if fails=="forwards": raise RuntimeError("no compiler")
+            return NoWayBack.apply(ran[-1]) if fails else ran[-1]
         return fast
     monkeypatch.setattr(torch, "compile", compiler)
     monkeypatch.setattr(Settings, "resolve", lambda self, name, resolve=Settings.resolve: "on" if name == "compile" else resolve(self, name))
     trainer = Trainer(*sets, preset("tiny", TINY), tmp_path/"run", Settings.load(**{**SETTINGS, "compile": "auto"}), quiet=True)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     trainer.model.train()
-    assert (trainer.compiled() is not trainer.model.net) == works and ran
-    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+    assert (trainer.compiled() is trainer.model.net) == bool(fails) and ran
+    assert bool(fails) == ("not compiled: no compiler" in caplog.text)
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items()) and all(p.grad is None for p in trainer.model.parameters())
+    if fails=="backwards": assert trainer.run().model and len(ran)==2 # tried once more, then not used
+    by_hand = Trainer(*sets, preset("tiny", TINY), tmp_path/"by hand", Settings.load(**{**SETTINGS, "compile": "on"}), quiet=True)
+    if fails:
+        with pytest.raises(TrainError, match="WAKEKIT_COMPILE=on"): by_hand.compiled()
 
 
 def test_other_rooms_are_another_run(tmp_path, sets):

@@ -124,7 +124,7 @@ def add_rooms(
     import torch
     from scipy.fft import next_fast_len
     n = next_fast_len(x.shape[1] + rooms.shape[1], real=True)
-    return torch.fft.irfft(torch.fft.rfft(x, n)*torch.fft.rfft(rooms, n), n)[:, :x.shape[1]]
+    return torch.fft.irfft(torch.fft.rfft(x, n).mul_(torch.fft.rfft(rooms, n)), n)[:, :x.shape[1]]
 
 # %% ../../nbs/data/15_augment.ipynb #c453b1d2
 def coloured_noise(
@@ -150,16 +150,18 @@ def change_speed(
     t = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
     at = (pivot[:, None] + (t - pivot[:, None])*factor[:, None]).clamp(0, x.shape[1] - 1.001)
     left = at.long().clamp(max=x.shape[1] - 2)  # 41279.999 is 41280 in float32
-    frac = at - left
-    return x.gather(1, left)*(1 - frac) + x.gather(1, left + 1)*frac
+    frac = at.sub_(left)
+    return x.gather(1, left).mul_(1 - frac).add_(x.gather(1, left.add_(1)).mul_(frac))
 
 # %% ../../nbs/data/15_augment.ipynb #db29c902
 def speech_level(
     x, # Clips, (batch, time), tensor
 ):     # RMS of the loud part of each, (batch,), tensor
     "How loud the speech in each clip is, whatever the length of its pauses"
+    import torch
     frame = max(1, min(320, x.shape[1]))
-    power = x[:, :x.shape[1]//frame*frame].unflatten(1, (-1, frame)).pow(2).mean(-1)
+    frames = x[:, :x.shape[1]//frame*frame].unflatten(1, (-1, frame))
+    power = torch.linalg.vecdot(frames, frames)/frame
     loud = power > power.amax(1, keepdim=True)*10**-2.5
     return ((power*loud).sum(1)/loud.sum(1).clamp(min=1)).sqrt()
 
@@ -181,10 +183,10 @@ def augment_waveform(
     if len(rows): x[rows] = add_rooms(x[rows], rooms[draws.room[rows]])
     level = speech_level(x).clamp(min=1e-5)
     gain = level*tensor(10**(-draws.snr_db/20))/speech_level(noise).clamp(min=1e-5)
-    x = (x + noise*gain[:, None])*(tensor(10**(draws.level_db/20))/level)[:, None]
+    x.add_(noise*gain[:, None]).mul_((tensor(10**(draws.level_db/20))/level)[:, None])
     generator = torch.Generator(x.device).manual_seed(draws.seed)
-    x = x + torch.randn(x.shape, generator=generator, device=x.device)*tensor(10**(draws.floor_db/20))[:, None]
-    return x.clamp(-1, 1)
+    floor = torch.randn(x.shape, generator=generator, device=x.device).mul_(tensor(10**(draws.floor_db/20))[:, None])
+    return x.add_(floor).clamp_(-1, 1)
 
 # %% ../../nbs/data/15_augment.ipynb #e7e6da0d
 def augment_mel(

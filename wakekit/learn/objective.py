@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['JUDGED_AT', 'detection_loss', 'score_background', 'mine', 'positive_peaks', 'validate', 'batch_features',
-           'learning_rate', 'average_into']
+           'learning_rate', 'average_into', 'ahead']
 
 # %% ../../nbs/learn/24_objective.ipynb #c6fce46c
 import math
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -116,9 +117,9 @@ def batch_features(
     size, out = 16 if rooms.device.type=="cpu" else len(batch.pcm), []
     with torch.no_grad():
         for part in (slice(a, a + size) for a in range(0, len(batch.pcm), size)):
-            pcm, noise, draws = tensor(batch.pcm[part]).float()/32768, tensor(batch.noise[part]).float()/32768, batch.draws.rows(part)
+            pcm, noise, draws = tensor(batch.pcm[part]).float().div_(32768), tensor(batch.noise[part]).float().div_(32768), batch.draws.rows(part)
             x = augment_waveform(pcm, noise, rooms, draws, tensor(batch.end[part]))
-            out.append(torch.log(augment_mel(front.power(x), draws) + front.config.log_floor))
+            out.append(augment_mel(front.power(x), draws).add_(front.config.log_floor).log_())
     return torch.cat(out)
 
 def learning_rate(
@@ -139,3 +140,26 @@ def average_into(
     "Exponential moving average of weights and of what batch norm counted"
     for a, b in zip(kept.state_dict().values(), new.state_dict().values()):
         a.lerp_(b, 1 - keep) if a.is_floating_point() else a.copy_(b)
+
+# %% ../../nbs/learn/24_objective.ipynb #48d90cc8
+def ahead(
+    items,     # Whatever is to be learned from, in order
+    prepare,   # Function of one of them, without gradients
+    device:str="cpu", # Where the caller computes
+):             # Iterator of (item, what `prepare` made of it)
+    "Prepare each item while the caller learns from the one before it: on a CPU with half of its threads, which the caller lends"
+    threads, items = torch.get_num_threads(), iter(items)
+    def following():
+        item = next(items, None)
+        return item, None if item is None else prepare(item)
+    if threads<2 or torch.device(device).type!="cpu":
+        while (found := following())[0] is not None: yield found
+        return
+    torch.set_num_threads(threads - threads//2) # of this thread; the helper sets its own
+    try:
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads//2,)) as helper:
+            later = helper.submit(following)
+            while (found := later.result())[0] is not None:
+                later = helper.submit(following)
+                yield found
+    finally: torch.set_num_threads(threads)

@@ -17,7 +17,7 @@ from ..data.batches import Batches, TrainingSet
 from ..env import Settings
 from .models import WakeModel, warm_start
 from .config import preset, TrainConfig
-from .objective import JUDGED_AT, average_into, batch_features, detection_loss, learning_rate, mine, score_background, validate
+from .objective import JUDGED_AT, ahead, average_into, batch_features, detection_loss, learning_rate, mine, score_background, validate
 from .runs import append_event
 from .track import tracking
 from .verifier import Verifier, pretrained_encoder
@@ -123,12 +123,12 @@ def features(self:Trainer,
 Trainer.loader, Trainer.features = loader, features
 
 # %% ../../nbs/learn/26_train.ipynb #218d27dd
-def step(self:Trainer, net, batch, number)->float: # Loss
-    "One batch: loss, gradients, weights, averaged weights"
+def step(self:Trainer, net, batch, mel, number)->float: # Loss
+    "One batch and its features: loss, gradients, weights, averaged weights"
     for group in self.opt.param_groups: group["lr"] = learning_rate(self.config.lr, self.config.warmup_steps, self.config.steps, number)
     rows = np.r_[np.arange(batch.n_positive)[self.rank::self.world], np.arange(batch.n_positive, len(batch.pcm))[self.rank::self.world]]
     ends = (torch.from_numpy(batch.end[:batch.n_positive][self.rank::self.world]).to(self.device) - self.model.receptive_field)//self.model.step_samples
-    loss = detection_loss(net(self.features(batch)[rows]), ends, self.config)
+    loss = detection_loss(net(mel[rows] if self.world>1 else mel), ends, self.config)
     self.opt.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
@@ -141,11 +141,12 @@ def run_epoch(self:Trainer, net, bar)->float: # Mean loss
     torch.manual_seed(self.config.seed*1_000_003 + self.epoch)
     self.model.train()
     losses = []
-    for i, batch in enumerate(self.loader()):
-        losses.append(self.step(net, batch, self.epoch*self.config.steps_per_epoch + i))
-        if not math.isfinite(losses[-1]): raise TrainError("The loss is not a number: lower lr, or look for broken clips with `wakekit data list`")
-        bar.update()
-        bar.set_postfix(epoch=f"{self.epoch + 1}/{self.config.epochs}", loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
+    with contextlib.closing(ahead(self.loader(), self.features, self.device)) as batches:
+        for i, (batch, mel) in enumerate(batches):
+            losses.append(self.step(net, batch, mel, self.epoch*self.config.steps_per_epoch + i))
+            if not math.isfinite(losses[-1]): raise TrainError("The loss is not a number: lower lr, or look for broken clips with `wakekit data list`")
+            bar.update()
+            bar.set_postfix(epoch=f"{self.epoch + 1}/{self.config.epochs}", loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
     return float(np.mean(losses))
 
 Trainer.step, Trainer.run_epoch = step, run_epoch
@@ -158,15 +159,20 @@ def compiled(self:Trainer):
         kept = {k: v.clone() for k, v in net.state_dict().items()}
         try:
             fast = torch.compile(net)
-            fast(torch.zeros(2, self.config.model.features.n_mels, self.model.receptive_field//self.config.model.features.hop_length, device=self.device))
+            fast(torch.zeros(2, self.config.model.features.n_mels, self.model.receptive_field//self.config.model.features.hop_length, device=self.device)).sum().backward()
             net = fast
         except Exception as e:
             if self.settings.compile=="on": raise TrainError(f"WAKEKIT_COMPILE=on, but compiling failed: {e}") from e
             logging.getLogger(__name__).warning("not compiled: %s", e)
-        finally: self.model.net.load_state_dict(kept) # batch norm has counted the silence
+        finally: # batch norm has counted the silence, and it left gradients
+            self.model.net.load_state_dict(kept)
+            self.model.zero_grad(set_to_none=True)
     if self.world>1: net = torch.nn.parallel.DistributedDataParallel(net)
     return net
 
+Trainer.compiled = compiled
+
+# %% ../../nbs/learn/26_train.ipynb #988a1398
 def look_back(self:Trainer)->dict: # From `validate`
     "Validate, keep the best, mine for the next epochs"
     c, done, result = self.config, self.epoch + 1, validate(self.ema, self.valid, self.config, self.device)
@@ -204,7 +210,7 @@ def finish_epoch(self:Trainer,
     if self.rank==0: self.save()
     self.event(kind="epoch", loss=loss, epoch=self.epoch, epochs=c.epochs, seconds_left=round(left), **result)
 
-Trainer.compiled, Trainer.look_back, Trainer.share, Trainer.finish_epoch = compiled, look_back, share, finish_epoch
+Trainer.look_back, Trainer.share, Trainer.finish_epoch = look_back, share, finish_epoch
 
 # %% ../../nbs/learn/26_train.ipynb #aa67962c
 @dataclass

@@ -6,7 +6,7 @@
 __all__ = ['MINED_PER_HOUR', 'fooled', 'verifier_batches', 'identity', 'train_verifier']
 
 # %% ../../nbs/learn/25_verify.ipynb #6b1ee119
-import copy, hashlib, json, math
+import contextlib, copy, hashlib, json, math
 from pathlib import Path
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ..data.spoken import synthetic_share
 from .metrics import smooth_scores
 from .models import WakeModel
 from .config import TrainConfig
-from .objective import average_into, batch_features, learning_rate, mine, score_background
+from .objective import ahead, average_into, batch_features, learning_rate, mine, score_background
 from .verifier import Verifier, at_rate
 
 # %% ../../nbs/learn/25_verify.ipynb #cc885204
@@ -64,13 +64,12 @@ def _learn(verifier, data, config, hard, device, quiet):
     batches, kept = verifier_batches(data, config, verifier, hard), copy.deepcopy(verifier.head).eval()
     opt, losses = torch.optim.AdamW(verifier.head.parameters(), own.lr, weight_decay=.02), []
     verifier.head.train()
-    with progress(total=own.steps, desc="second look", unit=" batches", disable=quiet or None) as bar:
-        for i in range(own.steps):
-            batch = batches[i]
+    prepare = lambda batch: batch_features(batch, verifier.features, rooms)
+    with progress(total=own.steps, desc="second look", unit=" batches", disable=quiet or None) as bar, contextlib.closing(ahead(batches, prepare, device)) as prepared:
+        for i, (batch, mel) in enumerate(prepared):
             for group in opt.param_groups: group["lr"] = learning_rate(own.lr, 40, own.steps, i)
-            rate = own.rates[i%len(own.rates)]
             with torch.no_grad():
-                heard = verifier.encoder(at_rate(batch_features(batch, verifier.features, rooms), rate))
+                heard = verifier.encoder(at_rate(mel, own.rates[i%len(own.rates)]))
                 named = verifier.encoder.head(heard)
             wanted = torch.full((len(heard),), .02, device=device)
             wanted[:batch.n_positive] = .98

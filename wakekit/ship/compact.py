@@ -52,6 +52,7 @@ class Formulas:
         inputs = [i if isinstance(i, str) else self.value(i) for i in inputs]
         self.nodes.append(need("onnx", "train").helper.make_node(op, inputs, names, **how))
 
+# %% ../../nbs/ship/31_compact.ipynb #f9ac84ad
 def _turn(f, n):
     "One turn of a cosine, (n,), float64"
     step = 2*np.pi/n
@@ -72,6 +73,7 @@ def _cosines(f, name, n, bins, sine):
     half = f("Concat", np.float32([[.5]]), f("Expand", np.float32([[1]]), np.array([rows - 2, 1])), np.float32([[.5]]), axis=0)
     f("Mul", cosines, half, name=name)
 
+# %% ../../nbs/ship/31_compact.ipynb #88428777
 def _bands(f, name, config, parts):
     "The mel filters of the real parts, and once more of the imaginary ones"
     low, step = hz_to_mel(config.f_min), (hz_to_mel(config.f_max) - hz_to_mel(config.f_min))/(config.n_mels + 1)

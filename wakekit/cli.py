@@ -226,8 +226,11 @@ def _bench_speed(a):
     from wakekit.ship.speed import QUICK, SpeedConfig, bench_speed
     given = dict(parts=[p.strip() for p in a.only.split(",")] if a.only is not None else None, rounds=a.rounds, seconds=a.seconds)
     with as_usage(): config = SpeedConfig.from_dict({**(QUICK if a.quick else {}), **{k: v for k, v in given.items() if v is not None}})
+    file = Path(a.out)/"speed.json"
+    written = lambda: file.stat().st_mtime_ns if file.exists() else 0
+    before = written()
     try: report = bench_speed(a.out, config, a.bundle, a.audio)
-    except KeyboardInterrupt: raise KeyboardInterrupt(f"stopped; what was measured is in {Path(a.out)/'speed.json'}") from None
+    except KeyboardInterrupt: raise KeyboardInterrupt(f"stopped; what was measured is in {file}" if written() != before else "stopped; nothing was measured yet") from None
     show(a, report.to_dict(), plain(report._repr_markdown_()) + f"\n\n{report.facts['cannot_show']}\nwritten: {Path(a.out)/'speed.json'}, {Path(a.out)/'speed.png'}")
     return int(any("all of it" in why for why in report.skipped.values()))
 

@@ -187,7 +187,12 @@ def _beside(folder, key, given):
     if idle or all(PcmCache._usable(folder/p, key) for p in PARTS) or any(isinstance(i.src, np.ndarray) for some in items for i in some):
         yield None
         return
-    code = "import pickle, sys; from wakekit.data.batches import _build; _build(*pickle.load(sys.stdin.buffer))"
+    code = "import sys; sys.path[:] = [p for p in sys.path if p]; import pickle; from wakekit.data.batches import _build; _build(*pickle.load(sys.stdin.buffer))"
+    try: said = pickle.dumps((folder, key, given, PARTS[1:]))
+    except Exception as e: # items of somebody's own
+        log.info("nobody helps: %s", e)
+        yield None
+        return
     try: other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except OSError as e:
         log.info("nobody helps: %s", e)
@@ -195,7 +200,7 @@ def _beside(folder, key, given):
         return
     try:
         with contextlib.suppress(OSError): # it may be gone already
-            with other.stdin: pickle.dump((folder, key, given, PARTS[1:]), other.stdin)
+            with other.stdin: other.stdin.write(said)
         yield other
     finally:
         other.kill()

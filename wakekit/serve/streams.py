@@ -26,7 +26,7 @@ def hear_together(
     "Let many detectors listen at once"
     out, groups = [None]*len(chunks), defaultdict(list)
     for k, (d, chunk) in enumerate(zip(detectors, chunks)):
-        several = d.together and len(chunk) + len(d._rest) < d.max_steps*d._step
+        several = d.together and getattr(d, "_gate", None) is None and len(chunk) + len(d._rest) < d.max_steps*d._step
         if several: groups[id(d._session), len(pcm := d._ready(chunk))].append((k, d, pcm))
         else: out[k] = _own_trouble(d.hear, chunk)
     for (_, n), group in groups.items():

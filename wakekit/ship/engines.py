@@ -49,7 +49,7 @@ def elsewhere(
 ):                 # Iterator of dicts
     "Run a function in a fresh Python and yield what it yields"
     module, name = function.split(":")
-    code = f"import json, sys; from {module} import {name}\nfor found in {name}(**json.loads(sys.argv[1])): print(json.dumps(found), flush=True)"
+    code = f"import sys; sys.path[:] = [p for p in sys.path if p]; import json; from {module} import {name}\nfor found in {name}(**json.loads(sys.argv[1])): print(json.dumps(found), flush=True)"
     env = {**os.environ, **dict.fromkeys(THREADS, str(threads)), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUTF8": "1"}
     with tempfile.TemporaryFile() as err, subprocess.Popen([sys.executable, "-c", code, json.dumps(spec)], stdout=subprocess.PIPE, stderr=err, env=env, text=True, encoding="utf-8") as p:
         try: yield from (json.loads(line) for line in p.stdout if line.startswith("{")) # others may print, too

@@ -42,4 +42,5 @@ class EnergyGate:
             piece, asleep = pcm[part[0]*self.step:(part[-1] + 1)*self.step], bool(rests[part[0]])
             yield None if asleep else self._before if self.resting else pcm[:0], piece
             self.resting, self.quiet_steps, self.rested_steps = asleep, int(quiet[part[-1]]), self.rested_steps + asleep*len(part)
-            self._before = np.concatenate([self._before[-n:], piece[-n:]])[-n:] if asleep or len(piece) < n else piece[-n:]
+            heard = np.concatenate([self._before, piece[max(0, len(piece) - n):]])
+            self._before = heard[max(0, len(heard) - n):]

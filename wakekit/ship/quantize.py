@@ -107,7 +107,7 @@ def quantize_onnx(
     dst,                # Where the int8 graph goes
     feeds:list,         # Windows: what each of its inputs is given; of a detector from `calibration_feeds`
     scheme:QuantScheme, # Integer types, from `quant_scheme`
-    in_float=lambda convs: convs[-1:], # Which of its convolutions stay in float; the last one makes the logit
+    in_float=lambda convs, shapes: convs[-1:], # Which of its convolutions stay in float, given all of them and the shapes of their weights by name; the last one makes the logit
     within:float=99.999, # Of an activation's values, %, that its range holds; with 100 the largest value ever seen sets the steps of all
 )->Path:                # `dst`
     "Write the int8 form of an ONNX graph: static, QDQ, per channel, calibrated on `feeds`"
@@ -122,7 +122,8 @@ def quantize_onnx(
         for i, n in enumerate(source.graph.node): n.name = f"{n.op_type}_{i}"
         onnx.save(source, named)
         q.shape_inference.quant_pre_process(str(named), str(clean), skip_symbolic_shape=True)
-        spared = [n.name for n in in_float([n for n in onnx.load(clean).graph.node if n.op_type == "Conv"])]
+        graph = onnx.load(clean).graph
+        spared = [n.name for n in in_float([n for n in graph.node if n.op_type == "Conv"], {i.name: [*i.dims] for i in graph.initializer})]
         with contextlib.redirect_stdout(io.StringIO()): # it tells of its histograms
             q.quantize_static(str(clean), str(out), Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True, reduce_range=scheme.reduce_range,
                 activation_type=kind, weight_type=q.QuantType.QInt8, op_types_to_quantize=["Conv"] if symmetric else ["Conv", "Relu"], nodes_to_exclude=spared,
@@ -331,9 +332,9 @@ def quantize_verifier(
 )->dict:           # The record: accepted, scheme, mean and largest difference in logit on the held-out windows, bytes before and after, windows
     "The second look in eight bits, where that hardly moves its answers; in seven of them for weights, which overflow on no CPU"
     path, scheme, (tune, held) = Path(path), quant_scheme("x86"), [[dict(pcm=w[None]) for w in part] for part in windows]
-    one_tap = lambda n: any(a.name=="kernel_shape" and list(a.ints)==[1] for a in n.attribute)
+    one_tap = lambda convs, shapes: [n for n in convs if shapes[n.input[1]][2:]==[1]]
     with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as tmp:
-        small = quantize_onnx(path, Path(tmp)/path.name, tune, scheme, lambda convs: filter(one_tap, convs), 100)
+        small = quantize_onnx(path, Path(tmp)/path.name, tune, scheme, one_tap, 100)
         sessions = [_session(p) for p in (path, small)]
         off = np.array([abs(np.subtract(*[s.run(["logit"], f)[0].item() for s in sessions])) for f in held])
         record = dict(accepted=bool(off.mean() <= tolerance and off.max() <= 5*tolerance), scheme=scheme.name, mean_logit_difference=round(float(off.mean()), 4), max_logit_difference=round(float(off.max()), 4),

@@ -117,7 +117,8 @@ def key_figures(self)->str: # Markdown
     for part, measure, factor, unit, what in KEY:
         who = {"startup": "wakekit detect, first result", "size": "wakekit, what detection reads"}.get(part, "wakekit")
         if (ours := rows.get((part, who, measure))) is None: continue
-        others = [f"{n.removeprefix('wakekit, ')} {r['ratio']:.2g} ×" for (p, n, m), r in rows.items() if (p, m) == (part, measure) and n not in (who, "numpy alone") and r["ratio"] is not None and part not in ("startup", "size")]
+        own = lambda p, n: " (another picture)" if p == "features" and (c := rows.get((p, n, "agrees"))) and c["median"] < .9 else ""
+        others = [f"{n.removeprefix('wakekit, ')} {r['ratio']:.2g} ×{own(p, n)}" for (p, n, m), r in rows.items() if (p, m) == (part, measure) and n not in (who, "numpy alone") and r["ratio"] is not None and part not in ("startup", "size")]
         value, looks = ours["median"]*factor, rows.get((part, who, "looks"))
         if looks and measure != "peak_mb": what += f", with {60*looks['median']/self.facts['config']['seconds']:.0f} second looks a minute"
         lines.append(f"| {what} | {f'{value:,.0f}' if value >= 100 else f'{value:.2g}'} {unit} | {', '.join(others) or '–'} |")

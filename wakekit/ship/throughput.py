@@ -171,7 +171,7 @@ def plain_epochs(
 ):                           # Function that trains an epoch and returns its mean loss
     "The training loop of a tutorial"
     net = WakeModel(config.model).net.train()
-    opt = torch.optim.Adam(net.parameters(), lr=config.lr)
+    opt = torch.optim.AdamW(net.parameters(), lr=config.lr)
     loader = torch.utils.data.DataLoader(clips, batch_size=config.batch.batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     def epoch():
         losses = []

@@ -97,7 +97,7 @@ ENGINES = { # Name → how to open it, what is imported for it, its package on P
 # %% ../../nbs/ship/37_engines.ipynb #3fd9486e
 def peak_mb()->float: # MB; None where the system does not say
     "The most memory that this process ever held"
-    with contextlib.suppress(OSError): return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])*1024/1e6
+    with contextlib.suppress(OSError): return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1])*1024/1e6
     with contextlib.suppress(ImportError):
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin" else 1024)/1e6

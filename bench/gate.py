@@ -4,7 +4,7 @@
 
 Each call stands in a room of -70 dBFS, six seconds after it fell silent, as recorded and more softly. Calls that the bundle was trained on may be among them: it is the difference to no gate that counts.
 """
-import argparse, itertools, json, platform, sys, time
+import argparse, itertools, platform, sys, time
 from pathlib import Path
 
 import numpy as np

@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'REFERENCE', 'MEASURES', 'KEY', 'PLOTTED', 'QUICK', 'CANNOT_
            'save_png', 'sound_for', 'SpeedConfig', 'machine', 'installed', 'bench_speed', 'save']
 
 # %% ../../nbs/ship/39_speed.ipynb #e072b733
-import importlib.util, platform, re, shlex, sys
+import importlib.util, platform, re, shlex, sys, textwrap
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -163,7 +163,7 @@ def _plot(self,
         names, medians = list(found)[::-1], [float(np.median(v)) for v in found.values()][::-1]
         spread = np.abs(np.array([[m - min(found[n]), max(found[n]) - m] for n, m in zip(names, medians)])).T
         ax.barh(names, medians, xerr=spread, color=["C0" if re.match(r"(package: )?wakekit|Detector|import wakekit", n) else ".7" for n in names], error_kw=dict(lw=1))
-        ax.set(xlabel=label, title=_finding(part, dict(zip(names[::-1], medians[::-1]))), **(dict(xscale="log") if part in ("streaming", "size") else {}))
+        ax.set(xlabel=label, title=textwrap.fill(_finding(part, dict(zip(names[::-1], medians[::-1]))), 70), **(dict(xscale="log") if part in ("streaming", "size") else {}))
         ax.title.set_fontsize(10)
         ax.xaxis.label.set_fontsize(9)
         ax.tick_params(labelsize=9)

@@ -9,7 +9,8 @@ import pytest
 
 from wakekit.core import AudioError, BundleError
 from wakekit.learn.metrics import smooth_scores
-from wakekit.ship.stream import Bundle, Detector, SecondLook, graph_session, to_pcm
+from wakekit.ship.look import SecondLook
+from wakekit.ship.stream import Bundle, Detector, graph_session, to_pcm, verifier_session
 from wakekit.ship.toy import chime, chime_scores, toy_bundle
 
 
@@ -180,7 +181,7 @@ def test_int16_is_float_over_32768():
 
 
 @pytest.mark.parametrize("changes, says", [
-    (dict(schema_version=3), "newer wakekit"), (dict(schema_version="1"), "no wakekit manifest"), (dict(schema_version=...), "no wakekit manifest"),
+    (dict(schema_version=4), "newer wakekit"), (dict(schema_version="1"), "no wakekit manifest"), (dict(schema_version=...), "no wakekit manifest"),
     (dict(graphs=...), "graphs"), (dict(graphs={}), "default_graph"), (dict(default_graph="int8"), "default_graph"), (dict(step_samples=0), "step_samples"),
     (dict(sample_rate=8000), "sample_rate"), (dict(smooth_ms="40"), "smooth_ms"), (dict(files={}), "graphs"), (dict(phrase=None), "phrase"),
     (dict(graphs={"float32": {"file": "manifest.json", "threshold": .5}}), "graphs"),
@@ -340,7 +341,7 @@ def test_a_wavering_first_look(careful, tmp_path, open_at, every_ms, seed, looks
     wanted, windows = slowly(smooth_scores(raw, 3), x, v)
     for most in (1, 7, 400):
         b.sessions["verifier"] = session = Counting()
-        look, out, at = SecondLook(b), [], 0
+        look, out, at = SecondLook(v, verifier_session(b), 320), [], 0
         while at < len(raw):
             n = int(rng.integers(0, most + 1))
             out.append(look.process(raw[at:at+n], x[at*320:(at + n)*320]))

@@ -225,7 +225,7 @@ class StreamingModel(nn.Module):
         model:WakeModel, # A trained network
     ):
         super().__init__()
-        self.model = copy.deepcopy(model).cpu().eval()
+        self.model, self.hands_over = copy.deepcopy(model).cpu().eval(), False # `to_onnx` sets it: the log-mel frames are a third output, for a second look
         self.context, self.model.features.exporting = model.config.features.context, True
         with torch.no_grad():
             n = max(4*model.config.features.sample_rate, -(-2*model.receptive_field//model.step_samples)*model.step_samples)
@@ -243,8 +243,9 @@ class StreamingModel(nn.Module):
     def forward(self, pcm, state):
         "(1, n_samples), (1, state_size) → scores (1, n_steps), state (1, state_size)"
         tape = Tape((state + self.quiet).split(self.sizes, 1))
-        logits = self.model.net(self.model.features(tape(pcm, self.context)), tape)
-        return torch.sigmoid(logits), tape.flat - self.quiet
+        mel = self.model.features(tape(pcm, self.context))
+        logits = self.model.net(mel, tape)
+        return torch.sigmoid(logits), tape.flat - self.quiet, *([mel] if self.hands_over else [])
 
 # %% ../../nbs/learn/21_models.ipynb #8dab0621
 def encoder_key(

@@ -200,8 +200,14 @@ class Verifier(nn.Module):
     @property
     def samples(self): return self.config.features.n_fft + (self.config.frames - 1)*self.config.features.hop_length
 
+    def judge(self,
+        mel:torch.Tensor, # Log-mel of whole windows, at one rate each, (batch, n_mels, frames)
+    )->torch.Tensor:      # Logits, (batch,)
+        "What is exported where the first look hands over its frames"
+        heard = self.encoder(mel)
+        return self.head(heard, self.encoder.head(heard))
+
     def forward(self, x):
-        "Waveform (batch, samples) → logits (batch,)"
+        "Waveform (batch, samples) → logits (batch,), each of all rates"
         mel, rates = self.features(x), self.config.rates
-        heard = self.encoder(torch.cat([at_rate(mel, r) for r in rates]))
-        return self.head(heard, self.encoder.head(heard)).unflatten(0, (len(rates), -1)).mean(0)
+        return self.judge(torch.cat([at_rate(mel, r) for r in rates])).unflatten(0, (len(rates), -1)).mean(0)

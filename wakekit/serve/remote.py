@@ -15,7 +15,7 @@ import numpy as np
 from ..core import BundleError, ConfigError, WakekitError
 from .tensors import TensorError, pack, unpack
 from ..ship.deploy import bundle_version
-from ..ship.stream import Bundle, _manifest
+from ..ship.stream import Bundle, _manifest, takes_mel
 
 # %% ../../nbs/serve/35_remote.ipynb #cdcca23e
 class RemoteError(WakekitError):
@@ -285,8 +285,10 @@ def _believed(text, who):
 # %% ../../nbs/serve/35_remote.ipynb #c5e42533
 def _expected(bundle):
     "What comes out for what goes in: of the first look, and of the second"
-    step = bundle.manifest["step_samples"]
-    return (lambda f: dict(score=(len(f["pcm"]), f["pcm"].shape[1]//step), state_out=f["state"].shape)), (lambda f: dict(logit=(len(f["pcm"]),)))
+    m, step = bundle.manifest, bundle.manifest["step_samples"]
+    v = m["verifier"] if takes_mel(m.get("verifier")) else None
+    frames = lambda pcm: dict(mel=(len(pcm), v["n_mels"], pcm.shape[1]//v["hop_samples"])) if v else {}
+    return (lambda f: dict(score=(len(f["pcm"]), f["pcm"].shape[1]//step), state_out=f["state"].shape, **frames(f["pcm"]))), (lambda f: dict(logit=(len(f["mel" if v else "pcm"]),)))
 
 def check_ports(
     bundle:Bundle, # That a session shall belong to
@@ -295,9 +297,10 @@ def check_ports(
 ):
     "`BundleError` unless a session fits the manifest"
     ports, m = [{p.name for p in side} for side in (session.get_inputs(), session.get_outputs())], bundle.manifest
-    name, size = ("pcm", m["verifier"]["samples"]) if second else ("state", m["state_size"])
+    mel = takes_mel(m.get("verifier"))
+    name, size = ("mel", m["verifier"]["frames"]) if second and mel else ("pcm", m["verifier"]["samples"]) if second else ("state", m["state_size"])
     last = next((p.shape[-1] for p in session.get_inputs() if p.name == name and p.shape), None)
-    if ports != ([{"pcm"}, {"logit"}] if second else [{"pcm", "state"}, {"score", "state_out"}]) or (isinstance(last, int) and last != size):
+    if ports != ([{name}, {"logit"}] if second else [{"pcm", "state"}, {"score", "state_out", *(["mel"] if mel else [])}]) or (isinstance(last, int) and last != size):
         raise BundleError(f"{bundle.path}: what the server runs as its {'second look' if second else 'graph'} does not fit the manifest (its ports are {ports}, its {name} {last}, not {size})")
 
 # %% ../../nbs/serve/35_remote.ipynb #fc267a77

@@ -88,7 +88,7 @@ def warm(
     bundle, digest = (on or Here()).open(name, version, where)
     detector = Detector(bundle, **options)
     detector.score(np.zeros(16_000, np.float32))
-    if detector._second: detector._second._look(np.zeros(bundle.manifest["verifier"]["samples"], np.float32), .5)
+    if detector._second: detector._second.rehearse()
     return Served(name, version, bundle, digest, options)
 
 # %% ../../nbs/serve/36_store.ipynb #5cc661d6

@@ -27,9 +27,9 @@ def hear_together(
     out, groups = [None]*len(chunks), defaultdict(list)
     for k, (d, chunk) in enumerate(zip(detectors, chunks)):
         several = d.together and getattr(d, "_gate", None) is None and len(chunk) + len(d._rest) < d.max_steps*d._step
-        if several: groups[id(d._session), len(pcm := d._ready(chunk))].append((k, d, pcm))
+        if several: groups[id(d._session), len(pcm := d._ready(chunk)), len(d._wanted)].append((k, d, pcm))
         else: out[k] = _own_trouble(d.hear, chunk)
-    for (_, n), group in groups.items():
+    for (_, n, _), group in groups.items():
         size = max(1, min(BATCH, STEPS*group[0][1]._step//max(1, n)))
         for i in range(0, len(group), size):
             part = group[i:i + size]
@@ -44,11 +44,11 @@ def _own_trouble(do, *args):
 
 def _run_batch(part, n, out):
     if n:
-        scores, states = part[0][1]._session.run(["score", "state_out"], {"pcm": np.stack([pcm for _, _, pcm in part]), "state": np.concatenate([d._state for _, d, _ in part])})
+        scores, states, *mel = part[0][1]._session.run(part[0][1]._wanted, {"pcm": np.stack([pcm for _, _, pcm in part]), "state": np.concatenate([d._state for _, d, _ in part])})
         scores = scores.reshape(len(part), -1)
         for i, (_, d, _) in enumerate(part): d._state[:] = states[i] # in place: memory that comes and goes with each tick falls to pieces
-    else: scores = np.zeros((len(part), 0), np.float32)
-    for row, (k, d, pcm) in zip(scores, part): out[k] = _own_trouble(lambda: d._decided(d._judged(row, pcm, True)))
+    else: scores, mel = np.zeros((len(part), 0), np.float32), []
+    for row, heard, (k, d, _) in zip(scores, mel[0] if mel else [pcm for _, _, pcm in part], part): out[k] = _own_trouble(lambda: d._decided(d._judged(row, heard, True)))
 
 # %% ../../nbs/serve/41_streams.ipynb #a38b6a8a
 class Ear:
@@ -211,7 +211,7 @@ def _compared(self, now_s):
 def _close(self)->list: # The last messages
     "Nothing more comes: what a second look waits for is quiet"
     self.closed = True
-    tail = np.zeros(max((((d := e.detector)._second.looks - 1)*d._second.every_frames*d._step for e in self.ears if e.detector._second), default=0), np.int16)
+    tail = np.zeros(max((e.detector.tail_samples for e in self.ears), default=0), np.int16)
     out = self.tell(tail, [e.detector.hear(tail) for e in self.ears]) if len(tail) else []
     return [*out, *self.compared(np.inf), dict(type="done", seconds=round(self.seconds - len(tail)/SAMPLE_RATE, 3), events=self.events)]
 

@@ -161,8 +161,7 @@ def _is_time(t): return type(t) in (int, float) and abs(t) < 2**63 # no NaN, not
 
 def _quiet(hot):
     "What a second look needs after the end of a recording"
-    second = hot.detector._second
-    return np.zeros((second.looks - 1)*second.every_frames*hot.detector._step if second else 0, np.float32)
+    return np.zeros(hot.detector.tail_samples, np.float32)
 
 def _detectors(self):
     "(name, s at which it began, detector) of each wake word that the client wants and that there is now"

@@ -17,16 +17,19 @@ class BoundGraph:
         n_samples:int,  # In each chunk
         n_steps:int,    # Scores for each chunk
         state_size:int, # Numbers in the state
+        wanted:tuple=("score", "state_out"), # Outputs, these two first
     ):
-        self.session, self.now = session, 0
-        self.pcm, self.score, self.states = np.zeros((1, n_samples), np.float32), np.zeros((1, n_steps), np.float32), [np.zeros((1, state_size), np.float32) for _ in range(2)]
-        pcm, score, *states = values = [ort.OrtValue.ortvalue_from_numpy(x) for x in (self.pcm, self.score, *self.states)]
-        if any(v.data_ptr()!=x.ctypes.data for v, x in zip(values, (self.pcm, self.score, *self.states))): raise NotImplementedError("this onnxruntime copies what it is given")
+        self.session, self.now, zeros = session, 0, lambda *shape: np.zeros(shape, np.float32)
+        self.pcm, self.score, self.states = zeros(1, n_samples), zeros(1, n_steps), [zeros(1, state_size) for _ in range(2)]
+        self.more = [np.zeros_like(x) for x in session.run(list(wanted), {"pcm": self.pcm, "state": self.states[0]})[2:]]
+        arrays = self.pcm, self.score, *self.states, *self.more
+        pcm, score, old, new, *more = values = [ort.OrtValue.ortvalue_from_numpy(x) for x in arrays]
+        if any(v.data_ptr()!=x.ctypes.data for v, x in zip(values, arrays)): raise NotImplementedError("this onnxruntime copies what it is given")
         self.bindings = []
-        for old, new in (states, states[::-1]):
+        for before, after in ((old, new), (new, old)):
             b = session.io_binding()
-            b.bind_ortvalue_input("pcm", pcm), b.bind_ortvalue_input("state", old)
-            b.bind_ortvalue_output("score", score), b.bind_ortvalue_output("state_out", new)
+            b.bind_ortvalue_input("pcm", pcm), b.bind_ortvalue_input("state", before)
+            for name, value in zip(wanted, (score, after, *more)): b.bind_ortvalue_output(name, value)
             self.bindings.append(b)
         quiet = ort.RunOptions()
         quiet.log_severity_level = 4
@@ -36,21 +39,22 @@ class BoundGraph:
     def __call__(self,
         pcm:np.ndarray,   # One chunk, (n_samples,)
         state:np.ndarray, # (1, state_size); what the last call gave costs no copy
-    )->tuple:             # Scores (n_steps,), and a state that is valid until the call after the next
+    )->tuple:             # Scores (n_steps,), a state that is valid until the call after the next, and further outputs of this stream, valid until the next call
         "Run the graph"
         if state is self.states[1 - self.now]: self.now = 1 - self.now
         elif state is not self.states[self.now]: self.states[self.now][:] = state
         self.pcm[0] = pcm
         self.session.run_with_iobinding(self.bindings[self.now])
-        return self.score[0].copy(), self.states[1 - self.now]
+        return self.score[0].copy(), self.states[1 - self.now], *(x[0] for x in self.more)
 
 def bound_graph(
     session,        # Any session, also one that asks a model server
     n_samples:int,  # In each chunk
     n_steps:int,    # Scores for each chunk
     state_size:int, # Numbers in the state
+    wanted:tuple=("score", "state_out"), # Outputs, these two first
 ):                  # A `BoundGraph`; None where arrays cannot be bound
     "Bind a graph's ports, where its runtime can"
     if not isinstance(session, ort.InferenceSession): return None
-    try: return BoundGraph(session, n_samples, n_steps, state_size)
+    try: return BoundGraph(session, n_samples, n_steps, state_size, wanted)
     except (NotImplementedError, AttributeError, RuntimeError): return None # RuntimeError: what onnxruntime raises

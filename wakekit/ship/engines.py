@@ -65,7 +65,7 @@ def elsewhere(
 def _wakekit(bundle, graph=None, verify=True):
     from wakekit.ship.stream import Detector
     d = Detector(bundle, graph, verify=verify)
-    return d.process, lambda: getattr(getattr(d, "_second", None), "n_looks", 0)
+    return d.process, lambda: d.n_looks
 
 def _micro(bundle):
     from pymicro_wakeword import MicroWakeWord, MicroWakeWordFeatures, Model

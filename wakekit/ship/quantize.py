@@ -6,7 +6,7 @@
 __all__ = ['log', 'VERIFIER_TOLERANCE', 'run_onnx', 'room_tones', 'calibration_feeds', 'score_feeds', 'hold_out', 'quantize_onnx',
            'onnx_kernels', 'retirement_notices', 'fold_norms', 'conv_ranges', 'affine', 'Int8Conv', 'quantize_engine',
            'run_engine', 'has_executorch', 'quantize_executorch', 'run_executorch', 'verifier_windows',
-           'quantize_verifier', 'quantize_files']
+           'verifier_feeds', 'quantize_verifier', 'quantize_files']
 
 # %% ../../nbs/ship/32_quantize.ipynb #c97779f8
 import contextlib, copy, importlib.metadata, importlib.util, io, logging, os, platform, tempfile, warnings
@@ -19,9 +19,10 @@ from torch import nn
 from ..core import SAMPLE_RATE, AudioError, SettingsError, need
 from ..doctor import torch_engine
 from ..env import QuantScheme, Settings, quant_scheme
-from ..data.mel import FeatureConfig
+from ..data.mel import FeatureConfig, log_mel
 from ..learn.models import StreamingModel
 from .compact import compacted
+from .look import window_at
 
 # %% ../../nbs/ship/32_quantize.ipynb #67cc45b6
 def _session(path, signed=False, optimized=""):
@@ -323,20 +324,33 @@ def verifier_windows(
     cut = min(starts, key=lambda i: abs(i - .8*len(of)))
     return found[:cut], found[cut:]
 
+def verifier_feeds(
+    session,    # Of a `verifier.onnx`
+    windows,    # Its windows of samples, (windows, samples)
+    rates=(1.,),# At which it hears each of them, where it takes frames
+)->list:        # A dict of inputs for each window
+    "What a second look is given"
+    if session.get_inputs()[0].name == "pcm": return [dict(pcm=w[None]) for w in windows]
+    props = session.get_modelmeta().custom_metadata_map
+    config = FeatureConfig.from_json(props["features"]) if "features" in props else FeatureConfig()
+    return [dict(mel=np.stack([window_at(mel, r) for r in rates])) for mel in (log_mel(w, config) for w in windows)]
+
 VERIFIER_TOLERANCE = .3 # Mean difference in logit up to which eight bits are taken, the largest may be five times that; the logits of calls and of other sound lie ten apart
 
 def quantize_verifier(
     path,          # `verifier.onnx`; replaced by its int8 form, if that is as good
     windows:tuple, # From `verifier_windows`
+    rates=(1.,),   # At which it hears each of them
     tolerance:float=VERIFIER_TOLERANCE, # Mean difference in logit that is accepted
 )->dict:           # The record: accepted, scheme, mean and largest difference in logit on the held-out windows, bytes before and after, windows
     "The second look in eight bits, where that hardly moves its answers; in seven of them for weights, which overflow on no CPU"
-    path, scheme, (tune, held) = Path(path), quant_scheme("x86"), [[dict(pcm=w[None]) for w in part] for part in windows]
+    path, scheme = Path(path), quant_scheme("x86")
+    tune, held = (verifier_feeds(_session(path), part, rates) for part in windows)
     one_tap = lambda convs, shapes: [n for n in convs if shapes[n.input[1]][2:]==[1]]
     with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as tmp:
         small = quantize_onnx(path, Path(tmp)/path.name, tune, scheme, one_tap, 100)
         sessions = [_session(p) for p in (path, small)]
-        off = np.array([abs(np.subtract(*[s.run(["logit"], f)[0].item() for s in sessions])) for f in held])
+        off = np.array([abs(np.subtract(*[s.run(["logit"], f)[0].mean() for s in sessions])) for f in held])
         record = dict(accepted=bool(off.mean() <= tolerance and off.max() <= 5*tolerance), scheme=scheme.name, mean_logit_difference=round(float(off.mean()), 4), max_logit_difference=round(float(off.max()), 4),
                       tolerance=tolerance, bytes=small.stat().st_size, float32_bytes=path.stat().st_size, windows=dict(calibration=len(tune), held_out=len(held)))
         if record["accepted"]: os.replace(small, path)

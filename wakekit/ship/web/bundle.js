@@ -69,10 +69,17 @@ export async function fetchJson(name) {
 
 const isNumber = v => typeof v === 'number' && Number.isFinite(v), isObject = v => typeof v === 'object' && v !== null && !Array.isArray(v), isCount = v => Number.isInteger(v) && v > 0
 
-function verifierFits(v, files) {
-  const ok = k => isNumber(v[k]) && v[k] >= 0
+function framesFit(v, m) {
+  const rates = v.rates ?? [1], sure = v.sure ?? [0, 0]
+  return m.schema_version > 2 && ['frames', 'n_mels', 'hop_samples'].every(k => isCount(v[k])) && m.step_samples % v.hop_samples === 0 && isNumber(v.floor) && v.floor >= -1000
+    && Array.isArray(rates) && rates.length > 0 && rates.every(r => isNumber(r) && r >= 0.1 && r <= 1) && Array.isArray(sure) && sure.length === 2 && sure.every(x => isNumber(x) && x >= -1000) && sure[0] <= sure[1]
+}
+
+function verifierFits(v, m) {
+  const ok = k => isNumber(v[k]) && v[k] >= 0, files = m.files
   return isObject(v) && typeof v.file === 'string' && v.file in files && isCount(v.samples) && ['every_ms', 'smooth_ms', 'open_at'].every(ok)
     && (!('first_weight' in v) || ok('first_weight')) && isCount(v.looks ?? 1) && (v.looks ?? 1) <= 100 && v.every_ms <= 60000
+    && isNumber(v.hopeless ?? 0) && (v.hopeless ?? 0) >= -1000 && (!('wait_ms' in v) || ok('wait_ms') && v.wait_ms <= 60000) && (!('frames' in v) || framesFit(v, m))
 }
 
 /** What is wrong with a manifest; throws PageError */
@@ -83,7 +90,7 @@ export function checkManifest(m) {
   const bad = Object.keys(wanted).filter(k => !wanted[k](m[k]))
   if (!bad.length && !Object.hasOwn(m.graphs, m.default_graph)) bad.push('default_graph')
   if (!bad.length && !Object.values(m.graphs).every(g => isObject(g) && Object.hasOwn(m.files, g.file) && isNumber(g.threshold))) bad.push('graphs')
-  if (!bad.length && 'verifier' in m && !(m.schema_version > 1 && !('verifier' in m.graphs) && verifierFits(m.verifier, m.files))) bad.push('verifier')
+  if (!bad.length && 'verifier' in m && !(m.schema_version > 1 && !('verifier' in m.graphs) && verifierFits(m.verifier, m))) bad.push('verifier')
   if (bad.length) throw new PageError(`bundle/manifest.json is incomplete or wrong in ${bad.join(', ')}: export the bundle and make the folder again.`)
   for (const name of Object.keys(m.files)) if (/^\/|\\|:|(^|\/)\.\.(\/|$)/.test(name)) throw new PageError(`The manifest names a file outside the bundle, ${name}: do not use this bundle.`)
   return m

@@ -1,7 +1,7 @@
 // When is the wake word said? The decision of wakekit/ship/stream.py and wakekit/learn/metrics.py, step by step.
 // It knows nothing of browsers: `run` and `look` ask the networks.
 
-export const SAMPLE_RATE = 16000, SCHEMA_VERSION = 2, RECENT_FRAMES = 25, MAX_STEPS = 400
+export const SAMPLE_RATE = 16000, SCHEMA_VERSION = 3, RECENT_FRAMES = 25, MAX_STEPS = 400
 
 /** To the nearest whole number, halves to the even one, as Python rounds */
 export function roundEven(x) {
@@ -23,19 +23,36 @@ export class Smoother {
   }
 }
 
-/** Asks the verifier while the first look is convinced, and until there were enough looks in a row */
+/** A window whose sounds are shortened, with silence before them: n rows of `frames` numbers each */
+export function windowAt(mel, frames, rate) {
+  if (rate === 1) return mel
+  const short = roundEven(frames * rate), left = frames - short, out = new Float32Array(mel.length)
+  out.fill(mel.reduce((a, b) => Math.min(a, b)))
+  for (let j = 0; j < short; j++) {
+    const at = Math.min(Math.max((j + 0.5) * (frames / short) - 0.5, 0), frames - 1), low = Math.floor(at), high = Math.min(low + 1, frames - 1), share = Math.fround(at - low)
+    for (let row = 0; row < mel.length; row += frames) out[row + left + j] = mel[row + low] * (1 - share) + mel[row + high] * share
+  }
+  return out
+}
+
+/**
+ * Asks the verifier while the first look is convinced, and until there were enough looks in a row.
+ * It is given the frames of the first look where that hands them over (rows of bands), else samples (one row).
+ */
 export class SecondLook {
   constructor(manifest, look) {
-    const v = manifest.verifier, stepS = manifest.step_samples / manifest.sample_rate
-    Object.assign(this, { look, samples: v.samples, openAt: v.open_at, firstWeight: v.first_weight ?? 0, looks: v.looks ?? 1 })
-    this.everyFrames = Math.max(1, Math.ceil(v.every_ms / 1000 / stepS - 1e-9))
+    const v = manifest.verifier, stepS = manifest.step_samples / manifest.sample_rate, mel = 'frames' in v
+    Object.assign(this, { look, openAt: v.open_at, firstWeight: v.first_weight ?? 0, looks: v.looks ?? 1, rates: mel ? v.rates ?? [1] : [1], sure: v.sure ?? [-Infinity, Infinity] })
+    Object.assign(this, mel ? { size: v.frames, rows: v.n_mels, step: manifest.step_samples / v.hop_samples, floor: v.floor } : { size: v.samples, rows: 1, step: manifest.step_samples, floor: 0 })
+    const steps = ms => Math.max(1, Math.ceil(ms / 1000 / stepS - 1e-9))
+    Object.assign(this, { everyFrames: steps(v.every_ms), waitFrames: steps(Math.max(v.every_ms, v.wait_ms ?? 0)), hopeless: v.hopeless ?? -Infinity })
     this.smoother = new Smoother(Math.max(1, roundEven(v.smooth_ms / 1000 / stepS)))
     this.holdFrames = this.looks === 1 ? 0 : this.looks * this.everyFrames
     this.reset()
   }
 
   reset() {
-    this.ring = new Float32Array(this.samples)
+    this.ring = new Float32Array(this.size * this.rows).fill(this.floor) // row after row
     this.recent = new Float64Array(RECENT_FRAMES) // of the first look, the newest last
     this.convinced = -this.holdFrames - 1
     this.logits = []
@@ -43,26 +60,41 @@ export class SecondLook {
     this.smoother.reset()
   }
 
-  keep(pcm) {
-    const x = pcm.subarray(Math.max(0, pcm.length - this.samples)), n = Math.min(x.length, this.samples - this.end)
-    this.ring.set(x.subarray(0, n), this.end)
-    this.ring.set(x.subarray(n), 0)
-    this.end = (this.end + x.length) % this.samples
+  /** Remember `n` numbers of each row of `heard`, from number `from` on */
+  keep(heard, from, n) {
+    const width = heard.length / this.rows, skip = Math.max(0, n - this.size), kept = n - skip, straight = Math.min(kept, this.size - this.end)
+    for (let r = 0; r < this.rows; r++) {
+      const x = heard.subarray(r * width + from + skip, r * width + from + n)
+      this.ring.set(x.subarray(0, straight), r * this.size + this.end)
+      this.ring.set(x.subarray(straight), r * this.size)
+    }
+    this.end = (this.end + kept) % this.size
   }
 
   window() {
-    const out = new Float32Array(this.samples)
-    out.set(this.ring.subarray(this.end), 0)
-    out.set(this.ring.subarray(0, this.end), this.samples - this.end)
+    const out = new Float32Array(this.ring.length)
+    for (let r = 0; r < this.rows; r++) {
+      const row = this.ring.subarray(r * this.size, (r + 1) * this.size)
+      out.set(row.subarray(this.end), r * this.size)
+      out.set(row.subarray(0, this.end), (r + 1) * this.size - this.end)
+    }
     return out
   }
 
-  /** The final score of one step, of its raw score and the samples that it came from; nobody listens for `deaf` steps from this one on */
-  async process(score, pcm, deaf = -Infinity) {
+  /** The verifier's logit: of all rates where the first one leaves it in doubt */
+  async judge(window) {
+    const ask = rates => this.look(rates.map(r => windowAt(window, this.size, r))), [first] = await ask(this.rates.slice(0, 1))
+    if (this.rates.length === 1 || first < this.sure[0] || first > this.sure[1]) return first
+    const more = await ask(this.rates.slice(1))
+    return more.reduce((a, b) => a + b, first) / this.rates.length
+  }
+
+  /** The final score of one step, number `k` of those that `heard` is of, of its raw score; nobody listens for `deaf` steps from this one on */
+  async process(score, heard, k, deaf = -Infinity) {
     this.gate = this.smoother.process(score)
     this.recent.copyWithin(0, 1)
     this.recent[RECENT_FRAMES - 1] = this.gate
-    this.keep(pcm)
+    this.keep(heard, k * this.step, this.step)
     const at = this.seen++
     if (this.gate >= this.openAt) this.convinced = at
     if (at - this.convinced > this.holdFrames) return 0
@@ -75,12 +107,12 @@ export class SecondLook {
 
   async answer(at) {
     const first = Math.min(Math.max(Math.max(...this.recent), 1e-4), 1 - 1e-4)
-    const logit = await this.look(this.window()) + this.firstWeight * Math.log(first / (1 - first))
+    const logit = await this.judge(this.window()) + this.firstWeight * Math.log(first / (1 - first))
     this.nLooks++
     this.logits = [...(at === this.due ? this.logits : []), logit].slice(-this.looks)
     const mean = this.logits.reduce((a, b) => a + b, 0) / this.looks
     this.held = this.logits.length === this.looks ? 1 / (1 + Math.exp(-Math.min(Math.max(mean, -80), 80))) : 0
-    this.due = at + this.everyFrames
+    this.due = at + (logit < this.hopeless ? this.waitFrames : this.everyFrames)
   }
 
   /** A look that would change nothing: the answer of the last one is held */
@@ -104,7 +136,7 @@ export function toPcm(chunk) {
 
 /**
  * Listens for one wake word in a stream of 16 kHz samples.
- * run(pcm, state) -> {scores, state}, state null at the start; look(window) -> logit
+ * run(pcm, state) -> {scores, state, mel}, state null at the start; look(windows) -> logits
  */
 export class Detector {
   constructor(manifest, run, look = null, { graph = null, threshold = null, smoothMs = null, refractoryMs = null, verify = true } = {}) {
@@ -143,12 +175,11 @@ export class Detector {
     this.rest = pcm.slice(whole)
     for (let from = 0; from < whole; from += MAX_STEPS * this.step) {
       const piece = pcm.slice(from, Math.min(from + MAX_STEPS * this.step, whole))
-      const { scores, state } = await this.run(piece, this.state)
+      const { scores, state, mel } = await this.run(piece, this.state), heard = mel ?? piece
       this.state = state
       for (let i = 0; i < scores.length; i++) {
-        const samples = piece.subarray(i * this.step, (i + 1) * this.step)
         const deaf = this.smoother.n === 1 ? this.free - this.nSteps : -Infinity
-        const score = this.second ? await this.second.process(scores[i], samples, deaf) : scores[i]
+        const score = this.second ? await this.second.process(scores[i], heard, i, deaf) : scores[i]
         smoothed.push(this.smoother.process(score))
         if (this.second) gate.push(this.second.gate)
         this.decide(smoothed.at(-1), touched)

@@ -12,7 +12,8 @@ async function session(name) {
   if (sessions[name]) return sessions[name]
   try { sessions[name] = await ort.InferenceSession.create(graphs[name], { executionProviders: ['wasm'], logSeverityLevel: 3 }) }
   catch (e) { throw new Error(`onnxruntime-web cannot run the graph “${name}” (${e.message ?? e}): export the bundle again.`) }
-  const ports = [[...sessions[name].inputNames].sort(), [...sessions[name].outputNames].sort()].join(' → '), wanted = name === 'verifier' ? 'pcm → logit' : 'pcm,state → score,state_out'
+  const ports = [[...sessions[name].inputNames].sort(), [...sessions[name].outputNames].sort()].join(' → '), mel = 'frames' in (manifest.verifier ?? {})
+  const wanted = name === 'verifier' ? `${mel ? 'mel' : 'pcm'} → logit` : `pcm,state → ${mel ? 'mel,' : ''}score,state_out`
   if (ports !== wanted) throw new Error(`The graph “${name}” does not fit the manifest (its ports are ${ports}): export the bundle again.`)
   return sessions[name]
 }
@@ -36,10 +37,12 @@ async function begin({ options, id }) {
   const first = await session(options.graph ?? manifest.default_graph), second = manifest.verifier && options.verify !== false ? await session('verifier') : null
   const graph = async (pcm, state) => {
     const feeds = { pcm: new ort.Tensor('float32', pcm, [1, pcm.length]), state: state ?? new ort.Tensor('float32', new Float32Array(manifest.state_size), [1, manifest.state_size]) }
-    const { score, state_out } = await first.run(feeds)
-    return { scores: score.data, state: state_out }
+    const { score, state_out, mel } = await first.run(feeds)
+    return { scores: score.data, state: state_out, mel: second ? mel?.data : undefined }
   }
-  const look = second && (async window => (await second.run({ pcm: new ort.Tensor('float32', window, [1, window.length]) })).logit.data[0])
+  const v = manifest.verifier, joined = windows => windows.length === 1 ? windows[0] : Float32Array.from({ length: windows.length * windows[0].length }, (_, i) => windows[Math.floor(i / windows[0].length)][i % windows[0].length])
+  const feed = windows => 'frames' in v ? { mel: new ort.Tensor('float32', joined(windows), [windows.length, v.n_mels, v.frames]) } : { pcm: new ort.Tensor('float32', windows[0], [1, windows[0].length]) }
+  const look = second && (async windows => [...(await second.run(feed(windows))).logit.data])
   detector = new Detector(manifest, graph, look, options)
   spectrogram = new Spectrogram(SAMPLE_RATE, manifest.step_samples)
   heardS = spentS = 0

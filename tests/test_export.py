@@ -1,5 +1,5 @@
 "Exporting where it is awkward: an int8 twin that is worse, several writers, what killed ones left, no background to speak of."
-import dataclasses, json, os, subprocess, sys, textwrap
+import dataclasses, json, os, shutil, subprocess, sys, textwrap
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -10,13 +10,14 @@ from wakekit.data.batches import prepare
 from wakekit.data.spoken import DataConfig
 from wakekit.env import Settings
 from wakekit.learn.metrics import smooth_scores
-from wakekit.learn.models import WakeModel
+from wakekit.learn.models import StreamingModel, WakeModel
 from wakekit.data.voices import phrase_states
 from wakekit.learn.verifier import Verifier
 from wakekit.learn.config import preset
 from wakekit.learn.train import TrainResult
 from wakekit.ship import export as E
 from wakekit.ship.evaluate import Gate, Gates
+from wakekit.ship.quantize import verifier_feeds
 from wakekit.ship.stream import Detector, verifier_session
 
 DATA = DataConfig(phrase="computer", synthetic=30, near_misses=16, filler=12, synthetic_rooms=2, valid_voices=.3)
@@ -60,8 +61,11 @@ def both(world, tmp_path_factory):
 def test_a_second_look_goes_there_and_back(both):
     verifier, b = both
     m, again = b.manifest, E.load_verifier(b.path)
-    assert m["schema_version"] == 2 and m["smooth_ms"] == 20 and m["receptive_field_ms"] == 2580
+    assert m["schema_version"] == 3 and m["smooth_ms"] == 20 and m["receptive_field_ms"] == 2580
     assert {k: m["verifier"][k] for k in ("file", "samples", "every_ms", "looks", "smooth_ms")} == dict(file="verifier.onnx", samples=41_280, every_ms=100, looks=2, smooth_ms=m["config"]["smooth_ms"])
+    assert {k: m["verifier"][k] for k in ("frames", "hop_samples", "n_mels", "rates", "wait_ms")} == dict(frames=256, hop_samples=160, n_mels=40, rates=[1., .87, .75], wait_ms=300)
+    low, high = m["verifier"]["sure"]
+    assert m["verifier"]["hopeless"] <= low < high
     assert m["verifier"]["parameters"] == sum(p.numel() for p in verifier.parameters())
     assert again.config == verifier.config and again.states == verifier.states == phrase_states("computer") and not again.training
     for name, value in verifier.state_dict().items(): assert torch.equal(value, again.state_dict()[name]), name
@@ -71,13 +75,15 @@ def test_a_second_look_goes_there_and_back(both):
 def test_a_second_look_gives_what_torch_gives(both, world, tmp_path):
     verifier, b = both
     valid, session, said = world[1][1], verifier_session(b), b.manifest["verifier"]["int8"]
-    E.verifier_to_onnx(verifier, tmp_path/"float.onnx")
+    E.verifier_to_onnx(verifier, tmp_path/"float.onnx", mel=True)
     plain = ort.InferenceSession(tmp_path/"float.onnx", providers=["CPUExecutionProvider"])
     assert said["accepted"] and said["bytes"] == len(b.verifier) < .4*said["float32_bytes"] and said["mean_logit_difference"] <= said["tolerance"]
     for x in valid.background.crop(np.random.default_rng(0), verifier.samples, 4).astype(np.float32)/32768:
         with torch.no_grad(): wanted = verifier(torch.from_numpy(x[None])).numpy()
-        (exact,), (got,) = (s.run(["logit"], {"pcm": x[None]}) for s in (plain, session))
-        assert got.shape == exact.shape == (1,)
+        feeds, = verifier_feeds(session, x[None], verifier.config.rates)
+        exact, got = (s.run(["logit"], feeds)[0] for s in (plain, session))
+        assert got.shape == exact.shape == (3,)
+        exact, got = exact.mean(keepdims=True), got.mean(keepdims=True)
         np.testing.assert_allclose(exact, wanted, atol=4e-4)
         np.testing.assert_allclose(got, wanted, atol=1)
     import onnx
@@ -94,9 +100,37 @@ def test_the_proof_of_a_second_look_can_fail(both, tmp_path):
     other = E.load_verifier(b.path)
     with torch.no_grad(): other.head.out[1].bias += .1
     assert E.verifier_difference(verifier, path, x) < 1e-4
+    E.verifier_to_onnx(verifier, tmp_path/"frames.onnx", mel=True)
+    assert E.verifier_difference(verifier, tmp_path/"frames.onnx", x) < 1e-4 and E.verifier_difference(other, tmp_path/"frames.onnx", x) > .02
     assert E.verifier_difference(other, path, x) == pytest.approx(.025, abs=1e-3)
     assert E.verifier_difference(verifier, path, x[:100]) < 1e-4
     assert json.loads((b.path/"metrics.json").read_text(encoding="utf-8"))["parity"]["largest_difference"]["verifier"] < 1e-4 # before it became integers
+
+
+def test_frames_that_are_handed_over_give_the_same_scores(both, tmp_path):
+    "The form of before beside it: the same bundle, whose second look takes samples"
+    verifier, b = both
+    old = shutil.copytree(b.path, tmp_path/"old")
+    m = json.loads((old/"manifest.json").read_text(encoding="utf-8"))
+    E.verifier_to_onnx(verifier, old/"verifier.onnx")
+    E.to_onnx(StreamingModel(E.load_model(b.path)), old/"model.onnx")
+    own = E.write_verifier(verifier, tmp_path)
+    m |= dict(schema_version=2, graphs={"float32": m["graphs"]["float32"]}, verifier={**own, "open_at": m["verifier"]["open_at"]})
+    (old/"manifest.json").write_text(json.dumps(m | dict(files=E.file_facts(old))), encoding="utf-8")
+    new = shutil.copytree(b.path, tmp_path/"new")
+    E.verifier_to_onnx(verifier, new/"verifier.onnx", mel=True)
+    m = json.loads((new/"manifest.json").read_text(encoding="utf-8"))
+    for name in ("sure", "hopeless", "wait_ms"): m["verifier"].pop(name) # every look at every rate, as before
+    (new/"manifest.json").write_text(json.dumps(m | dict(files=E.file_facts(new))), encoding="utf-8")
+    x = np.concatenate([np.random.default_rng(0).normal(0, .1, 40_000), np.zeros(16_000), np.random.default_rng(1).normal(0, .3, 30_000)]).astype(np.float32)
+    before, after = Detector(old), Detector(new)
+    for d in (before, after): d._second.open_at = 0. # always convinced
+    for sizes in ([len(x)], [1280], [700, 3000]):
+        cuts = np.cumsum(np.resize(sizes, 200))
+        for d in (before, after): d.reset()
+        scores = [np.concatenate([d.score(c) for c in np.split(x, cuts[cuts < len(x)])]) for d in (before, after)]
+        assert before.n_looks == after.n_looks > 40 and np.ptp(scores[0]) > .01
+        np.testing.assert_allclose(*scores, atol=2e-4)
 
 
 def test_a_second_look_that_eight_bits_would_change_stays_in_float(both, tmp_path):

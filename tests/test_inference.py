@@ -405,6 +405,25 @@ def test_streams_of_a_remote_model_share_requests(url, models, monkeypatch):
         for h, out in zip(heard, streams.work(lines)): h += out
     assert set(sent) == {5} and [[m["time_s"] for m in h if m["type"] == "event"] for h in heard] == [times(Detector(models/"hall").process(x)) for x in xs]
 
+def test_frames_for_the_second_look_go_there_and_come_back(tmp_path, monkeypatch):
+    "A bundle whose first look hands its frames over: alone, several streams in one request, and as Triton reads it"
+    folder = changed(toy_bundle(tmp_path/"models"/"porch", verify=True, mel=True), any_streams)
+    xs = [np.rint(32767*sound((1 + .1*i, 2.5), 4, i)).astype("<i2") for i in range(4)]
+    expected = [Detector(folder).process(x) for x in xs]
+    assert all(len(e) for e in expected)
+    with serving(tmp_path/"models") as (url, _):
+        until(lambda: ready(url))
+        served = [Store(tmp_path/where, on=RemoteModels(url)).refresh().get("porch") for where in ("models", "nowhere")]
+        for s in served: assert [times(Detector(s.bundle).process(x)) for x in xs] == [times(e) for e in expected]
+        for store in (Store(tmp_path/"models"), Store(tmp_path/"nowhere", on=RemoteModels(url))):
+            lines, heard = [streams.Stream(store.refresh().select(["porch"])) for _ in xs], [[] for _ in xs]
+            for at in range(0, 4*SR, 3200):
+                for s, x in zip(lines, xs): s.feed(x[at:at + 3200].tobytes())
+                for h, out in zip(heard, streams.work(lines)): h += out
+            assert [[m["time_s"] for m in h if m["type"] == "event"] for h in heard] == [times(e) for e in expected]
+    written = {w["name"]: w for w in lay_out(Store(tmp_path/"models").refresh(), tmp_path/"triton")}
+    assert 'name: "mel"' in (tmp_path/"triton"/"porch"/"config.pbtxt").read_text() and "porch_verifier" in written
+
 def test_many_threads_one_session(url, models):
     served, wrong = Store(models, on=RemoteModels(url)).refresh().get("kitchen"), []
     xs = [sound((1,), 2.5, seed) for seed in range(8)]

@@ -466,6 +466,102 @@ def test_a_second_look_that_does_not_fit_or_is_damaged(careful, tmp_path):
     with pytest.raises(BundleError, match="SHA-256"): Bundle.load(bad)
 
 
+@pytest.fixture(scope="module")
+def handed(tmp_path_factory):
+    "The careful one, whose second look takes the frames of the first"
+    return toy_bundle(tmp_path_factory.mktemp("handed")/"b", verify=True, mel=True)
+
+
+@pytest.mark.parametrize("sizes", [[1], [320], [1280], [0, 1, 37, 321, 5000], [7, 40_000], [200_000]])
+def test_frames_that_are_handed_over_say_what_samples_say(careful, handed, tune, sizes):
+    x, rng = tune[:20_000] if sizes == [1] else tune, np.random.default_rng(0)
+    samples, frames = Detector(careful), Detector(handed)
+    assert frames._second.pictures and not samples._second.pictures and frames.bundle.manifest["schema_version"] == 3
+    at = 0
+    while at < len(x):
+        n = int(rng.choice(sizes))
+        a, b = samples.score(x[at:at+n]), frames.score(x[at:at+n])
+        np.testing.assert_allclose(a, b, atol=1e-4)
+        at += n
+    assert samples.n_looks == frames.n_looks > 0 and samples.gate_score == frames.gate_score
+    assert [e.time_s for e in samples.detect(x)] == [e.time_s for e in frames.detect(x)]
+    assert np.array_equal(Detector(handed, verify=False).score(x), Detector(careful, verify=False).score(x))
+    both = Detector(handed, compact=True)
+    np.testing.assert_array_equal(both.score(x), Detector(handed).score(x))
+
+
+def looking(handed, tmp_path, answer, **changes):
+    "A detector whose verifier answers `answer(number of the window, its rate)`, and what it was asked"
+    folder = shutil.copytree(handed, tmp_path/f"b{len(list(tmp_path.iterdir()))}")
+    m = json.loads((folder/"manifest.json").read_text(encoding="utf-8"))
+    rewrite(folder, verifier=m["verifier"] | dict(rates=[1., .8, .6], open_at=.3) | changes)
+    b, asked = Bundle.load(folder), []
+    class Session:
+        def run(self, names, feeds):
+            assert names == ["logit"] and feeds["mel"].shape[1:] == (1, 100) and feeds["mel"].dtype == np.float32
+            asked.append(len(feeds["mel"]))
+            return [np.array([answer(len(asked))]*len(feeds["mel"]), np.float32)]
+    b.sessions["verifier"] = Session()
+    return Detector(b), asked
+
+
+def test_a_look_ends_as_soon_as_it_is_sure(handed, tmp_path, tune):
+    x = np.concatenate([np.zeros(16_000, np.float32), chime()])
+    for sure, logit, wanted in (([-3., 3.], 0, [1, 2]), ([-3., 3.], 3.5, [1]), ([-3., 3.], -3.5, [1]), ([-9., 9.], 3.5, [1, 2]), (None, 3.5, [1, 2])):
+        d, asked = looking(handed, tmp_path, lambda k: logit, **(dict(sure=sure) if sure else {}))
+        d.score(x)
+        assert asked == wanted*d.n_looks and d._second.n_windows == sum(asked) and d.n_looks > 0
+    one, asked = looking(handed, tmp_path, lambda k: 0, rates=[1.])
+    one.score(x)
+    assert set(asked) == {1}
+
+
+def test_after_a_hopeless_look_the_next_one_waits(handed, tmp_path):
+    x, n = np.concatenate([np.zeros(16_000, np.float32), *[chime()]*20]), {}
+    for logit in (-4., -6.):
+        d, _ = looking(handed, tmp_path, lambda k: logit, open_at=0., hopeless=-5., wait_ms=300, every_ms=100)
+        whole = d.score(x)
+        n[logit] = d.n_looks
+        d.reset()
+        np.testing.assert_array_equal(np.concatenate([d.score(c) for c in np.split(x, range(777, len(x), 777))]), whole)
+        assert d.n_looks == n[logit]
+    steps = len(x)//320
+    assert n == {-4.: -(-steps//5), -6.: -(-steps//15)}
+
+
+def test_a_rest_and_the_frames_before_it(handed, tune):
+    "A gate that rests: the chime after it is heard in the half second that is computed again, and what stands for the rest is the quiet before it"
+    x = np.concatenate([.001*np.random.default_rng(0).standard_normal(80_000), chime(), .001*np.random.default_rng(1).standard_normal(20_000)]).astype(np.float32)
+    for sizes in ([1280], [317, 5000], [len(x)]):
+        d, at, found = Detector(handed, silence_db=-50), 0, []
+        for n in np.resize(sizes, 400):
+            found += d.process(x[at:at+n])
+            at += n
+        assert [round(e.time_s, 1) for e in found] == [round(e.time_s, 1) for e in Detector(handed).process(x)] and len(found) == 1
+        assert d._gate.rested_steps > 100
+
+
+@pytest.mark.parametrize("changes", [dict(frames=0), dict(frames=100.), dict(n_mels=None), dict(hop_samples=7), dict(hop_samples=...), dict(floor="0"), dict(floor=float("nan")), dict(rates=[]), dict(rates=[1.5]), dict(rates=.8),
+                                     dict(sure=[1]), dict(sure=[3., -3.]), dict(sure="all"), dict(hopeless="no"), dict(wait_ms=-1), dict(wait_ms=1e9)])
+def test_wrong_words_about_frames(handed, tmp_path, changes):
+    bad = shutil.copytree(handed, tmp_path/"b")
+    v = json.loads((bad/"manifest.json").read_text(encoding="utf-8"))["verifier"] | changes
+    rewrite(bad, verifier={k: x for k, x in v.items() if x is not ...})
+    with pytest.raises(BundleError, match="wrong in verifier"): Bundle.load(bad)
+
+
+def test_frames_need_their_schema_and_graphs_that_fit(handed, careful, tmp_path):
+    bad = shutil.copytree(handed, tmp_path/"b")
+    v = json.loads((bad/"manifest.json").read_text(encoding="utf-8"))["verifier"]
+    rewrite(bad, verifier=v | dict(frames=99))
+    with pytest.raises(BundleError, match="verifier does not fit"): Detector(bad)
+    rewrite(bad, verifier=v, schema_version=2)
+    with pytest.raises(BundleError, match="wrong in verifier"): Bundle.load(bad)
+    b, plain = Bundle.load(handed), Bundle.load(careful)
+    with pytest.raises(BundleError, match="does not fit"): Detector(Bundle(b.path, b.manifest, plain.graphs, {}, b.verifier)) # hands nothing over
+    with pytest.raises(BundleError, match="verifier does not fit"): Detector(Bundle(b.path, b.manifest, b.graphs, {}, plain.verifier))
+
+
 def test_schema_2_without_a_second_look(folder, tmp_path):
     b = shutil.copytree(folder, tmp_path/"b")
     rewrite(b, schema_version=2)

@@ -157,14 +157,18 @@ def test_the_decision_on_random_scores(page, package, tmp_path):
     class Noise: # stands for both sessions; the verifier's answer depends on the window
         def __init__(self, scores): self.scores, self.at = scores, 0
         def run(self, names, feeds):
-            if names == ["logit"]: return [np.array([(float(feeds["pcm"][0, 0]) + float(feeds["pcm"][0, -1]))*60 - 1], np.float32)]
+            if names == ["logit"]: return [((w := next(iter(feeds.values()))).reshape(len(w), -1)[:, 0] + w.reshape(len(w), -1)[:, -1])*60 - 1]
             n = feeds["pcm"].shape[1]//320
             self.at += n
-            return [self.scores[None, self.at - n:self.at], feeds["state"]]
+            frames = feeds["pcm"].reshape(1, 2*n, 160)[..., :3].transpose(0, 2, 1) # a picture of three bands: the first samples of each frame
+            return [self.scores[None, self.at - n:self.at], feeds["state"], np.ascontiguousarray(frames)][:len(names)]
 
     for _ in range(60):
         n, step = int(rng.integers(200, 900)), lambda *of: rng.choice(of).item()
         v = dict(file="verifier.onnx", samples=step(160, 640, 1000, 16_000), every_ms=step(20, 50, 100, 130), smooth_ms=step(20, 50, 80, 130), open_at=step(.2, .5, .6), looks=step(1, 2, 3), first_weight=step(0., .2, 1.))
+        mel, wait = bool(rng.integers(2)), bool(rng.integers(2))
+        if mel: v |= dict(frames=step(1, 7, 100), hop_samples=160, n_mels=3, floor=-.01, rates=[[1.], [1., .8], [.9, .7, .5]][rng.integers(3)]) | (dict(sure=[-2., 1.]) if wait else {})
+        if wait: v |= dict(hopeless=-2., wait_ms=step(50, 300))
         m = toy.manifest | dict(smooth_ms=step(20, 30, 50, 70, 90, 100), refractory_ms=step(0, 20, 250, 1000, 1001), verifier=v)
         m["graphs"] = {"float32": {"file": "model.onnx", "threshold": step(.3, .5, .7)}}
         walk = np.cumsum(rng.standard_normal(n))*step(.05, .2, .5)
@@ -182,7 +186,7 @@ def test_the_decision_on_random_scores(page, package, tmp_path):
             for (const c of cases) {
               const x = Float32Array.from({ length: c.n }, (_, i) => (i*7919 % 2003 - 1001)/20000), events = new Map()
               let at = 0
-              const d = new Detector(c.manifest, async pcm => ({ scores: Float32Array.from(c.scores.slice(at, at += pcm.length/320)), state: null }), async w => Math.fround((w[0] + w.at(-1))*60 - 1), { verify: c.verify })
+              const d = new Detector(c.manifest, async pcm => ({ scores: Float32Array.from(c.scores.slice(at, at += pcm.length/320)), state: null, mel: 'frames' in c.manifest.verifier ? Float32Array.from({ length: pcm.length/160*3 }, (_, i) => pcm[i % (pcm.length/160)*160 + Math.floor(i/(pcm.length/160))]) : undefined }), async ws => ws.map(w => Math.fround((w[0] + w.at(-1))*60 - 1)), { verify: c.verify })
               const keep = out => out.events.forEach(e => events.set(e.n, {...e}))
               for (let i = 0, k = 0; i < x.length; i += c.sizes[k++ % c.sizes.length]) keep(await d.process(x.subarray(i, i + c.sizes[k % c.sizes.length])))
               keep(await d.finish())

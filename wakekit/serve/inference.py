@@ -62,7 +62,7 @@ def feeds_of(
     feeds = {p["name"]: _one_feed(tensors[p["name"]], p, more) for p in ports}
     streams = {len(x) for x in feeds.values()}
     if len(streams) > 1 or not 0 < min(streams) <= MOST_STREAMS: raise TensorError(f"all inputs are of the same 1 to {MOST_STREAMS} streams, not {', '.join(map(str, sorted(streams)))}")
-    n = feeds["pcm"].shape[1]
+    n = 0 if part.second else feeds["pcm"].shape[1]
     if not part.second and not (0 < n <= LONGEST and n % step == 0): raise TensorError(f"pcm has whole steps of {step} samples, at most {LONGEST}, not {n}")
     return feeds
 
@@ -90,7 +90,7 @@ def infer(
     if not all(np.isfinite(v).all() for v in found.values()): raise TensorError("the graph makes no numbers of these inputs: samples lie in [-1, 1]")
     said = dict(model_name=part.name, model_version=part.served.version, parameters=dict(wakekit_digest=part.served.digest))
     if isinstance(head.get("id"), str): said["id"] = head["id"][:1000]
-    return *pack(said, "outputs", found, binary), len(feeds["pcm"])
+    return *pack(said, "outputs", found, binary), len(next(iter(feeds.values())))
 
 # %% ../../nbs/serve/42_inference.ipynb #2c92bf67
 def json_of(

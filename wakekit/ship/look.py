@@ -17,7 +17,7 @@ from ..learn.metrics import Smoother
 @functools.lru_cache(maxsize=32)
 def _places(n, rate):
     "Where each frame of a shortened window comes from: two frames, and the share of the second; and how many are left over"
-    short = round(n*rate)
+    short = max(1, round(n*rate))
     at = np.clip((np.arange(short) + .5)*(n/short) - .5, 0, n - 1)
     low = at.astype(np.int64)
     return low, np.minimum(low + 1, n - 1), (at - low).astype(np.float32), n - short

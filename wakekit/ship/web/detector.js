@@ -26,7 +26,7 @@ export class Smoother {
 /** A window whose sounds are shortened, with silence before them: n rows of `frames` numbers each */
 export function windowAt(mel, frames, rate) {
   if (rate === 1) return mel
-  const short = roundEven(frames * rate), left = frames - short, out = new Float32Array(mel.length)
+  const short = Math.max(1, roundEven(frames * rate)), left = frames - short, out = new Float32Array(mel.length)
   out.fill(mel.reduce((a, b) => Math.min(a, b)))
   for (let j = 0; j < short; j++) {
     const at = Math.min(Math.max((j + 0.5) * (frames / short) - 0.5, 0), frames - 1), low = Math.floor(at), high = Math.min(low + 1, frames - 1), share = Math.fround(at - low)

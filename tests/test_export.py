@@ -133,6 +133,15 @@ def test_frames_that_are_handed_over_give_the_same_scores(both, tmp_path):
         np.testing.assert_allclose(*scores, atol=2e-4)
 
 
+def test_a_graph_that_is_made_again_hands_its_frames_over(both, tmp_path):
+    from wakekit.ship.refit import reexport
+    _, b = both
+    thin = reexport(b.path, tmp_path/"thin", ["int8", "pt"])
+    assert not (thin/"model.onnx").exists()
+    back, x = reexport(thin, tmp_path/"back", ["onnx", "int8", "pt", "ts"]), np.random.default_rng(0).normal(0, .1, 60_000).astype(np.float32)
+    np.testing.assert_allclose(Detector(back, "float32").score(x), Detector(b, "float32").score(x), atol=1e-4)
+
+
 def test_a_second_look_that_eight_bits_would_change_stays_in_float(both, tmp_path):
     from wakekit.ship.quantize import quantize_verifier, verifier_windows
     verifier, _ = both

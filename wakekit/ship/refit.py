@@ -25,7 +25,7 @@ from ..learn.train import TrainResult
 from ..learn.verify import identity as belongs
 from .export import export, file_facts, load_model, load_verifier, replacing, to_onnx, to_torchscript
 from .quantize import calibration_feeds, quantize_files
-from .stream import Bundle, Detector
+from .stream import Bundle, Detector, takes_mel
 
 # %% ../../nbs/ship/38_refit.ipynb #2d66607c
 def calibration_recordings(
@@ -98,7 +98,7 @@ def requantize(
     stream = StreamingModel(load_model(b.path))
     with replacing(b.path) as folder:
         _copy(b, folder, [n for n in b.manifest["files"] if not n.startswith("model.int8.")])
-        if not (folder/"model.onnx").exists(): to_onnx(stream, folder/"model.onnx")
+        if not (folder/"model.onnx").exists(): to_onnx(stream, folder/"model.onnx", takes_mel(b.manifest.get("verifier")))
         quantization = quantize_files(folder, stream, calibration_feeds(folder/"model.onnx", waves), settings)
         threshold = next(iter(b.manifest["graphs"].values()))["threshold"] if "float32" not in b.manifest["graphs"] else b.manifest["graphs"]["float32"]["threshold"]
         graphs = {"float32": {"file": "model.onnx", "threshold": threshold}, "int8": {"file": "model.int8.onnx", "threshold": threshold}}
@@ -129,7 +129,8 @@ def _keep(b, folder, forms):
     if lacking and "model.pt" not in b.manifest["files"]: raise BundleError(f"{b.path} has no {', '.join(sorted(lacking))}, and no model.pt to make it from: use the whole bundle")
     if lacking:
         stream = StreamingModel(load_model(b.path))
-        for f in lacking: (to_onnx if f == "onnx" else to_torchscript)(stream, folder/f"model.{f}")
+        if "onnx" in lacking: to_onnx(stream, folder/"model.onnx", takes_mel(b.manifest.get("verifier")))
+        if "ts" in lacking: to_torchscript(stream, folder/"model.ts")
     graphs = {n: g for n, g in b.manifest["graphs"].items() if (folder/g["file"]).exists()}
     if "onnx" in lacking: graphs["float32"] = {"file": "model.onnx", "threshold": b.manifest["graphs"]["int8"]["threshold"]}
     default = b.manifest["default_graph"] if b.manifest["default_graph"] in graphs else next(iter(graphs), None)

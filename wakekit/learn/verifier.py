@@ -93,14 +93,14 @@ def pretrained_encoder(
 LATER = 1e-4 # Of two ways that are worth the same the one that came in later is taken: its scores lie above rounding
 
 def best_entries(
-    worth:torch.Tensor, # What it is worth to come in at each step, less all that is lost until then, (batch, steps)
-)->torch.Tensor:        # (batch, steps), int64
+    worth:torch.Tensor, # What it is worth to come in at each step, less all that is lost until then, (..., steps)
+)->torch.Tensor:        # (..., steps), int64
     "For each step the best step so far to come in at"
     steps = int(worth.shape[-1]) # not a tensor while it is traced
     worth = worth + LATER*torch.arange(steps, device=worth.device)
     if not torch.jit.is_tracing(): return worth.cummax(-1).indices
     so_far = torch.ones(steps, steps, dtype=torch.bool).tril() # ONNX knows no running maximum
-    return torch.where(so_far, worth[:, None], torch.tensor(-1e9)).argmax(-1)
+    return torch.where(so_far, worth[..., None, :], torch.tensor(-1e9)).argmax(-1)
 
 # %% ../../nbs/learn/21_verifier.ipynb #bf4e8953
 def best_path(
@@ -110,21 +110,21 @@ def best_path(
 )->torch.Tensor:         # (batch,)
     "Go through all states in turn, on the path with the highest sum of scores, each of them no less than -4 and no more than 3; what it is worth is the mean score within each state, added up"
     steps, never = int(scores.shape[-1]), -1e4
-    delay = lambda x, k, fill: F.pad(x, (k, 0), value=fill)[..., :steps]
+    delay = lambda x, k, fill: F.pad(x, (k, -k), value=fill)
     def running(x): # the sum up to each step; what coming in is worth, with the least time to stay, less the sum until then
         sums = x.cumsum(-1)
-        return sums.unbind(1), (sum(delay(x, k, 0.) for k in range(least)) - sums).unbind(1)
+        return sums.split(1, 1), (sum(delay(x, k, 0.) for k in range(least)) - sums).split(1, 1)
     (sums, come), (kept, kept_come) = running(scores), running(scores.clamp(-4, 3))
     now, zero = torch.arange(steps, device=scores.device), torch.zeros_like(sums[0])
-    before, means = delay(zero[..., least - 1:], least - 1, never), zero # of the best path that has left the state before: its sum, and its means
+    before, means = delay(zero, least - 1, never), zero # of the best path that has left the state before: its sum, and its means
     for k in range(len(sums)):
         worth = before + kept_come[k]
         at = best_entries(worth)
-        value = worth.gather(1, at) + kept[k]
-        mean = means.gather(1, at) + (come[k].gather(1, at) + sums[k])/(now - at + least)
+        value = worth.gather(-1, at) + kept[k]
+        mean = means.gather(-1, at) + (come[k].gather(-1, at) + sums[k])/(now - at + least)
         before, means = delay(value, least, never), delay(mean, least, 0.)
-    best = value[:, first:].argmax(1, keepdim=True)
-    return mean[:, first:].gather(1, best)[:, 0]
+    best = value[..., first:].argmax(-1, keepdim=True)
+    return mean[..., first:].gather(-1, best).flatten()
 
 # %% ../../nbs/learn/21_verifier.ipynb #2946d4a2
 FREE = ((),)*8 # States of a phrase whose sounds nobody gave: at first, any sound fits each of them

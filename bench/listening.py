@@ -54,7 +54,7 @@ def listener(bundle, stays):
 
 
 def operators(bundle, chunk, n=300):
-    "Share of the graph's time by kind of operator, and how many there are, after onnxruntime's optimization"
+    "µs that each kind of operator takes for a chunk while it is profiled, which costs by itself, and how many there are, after onnxruntime's optimization"
     with tempfile.TemporaryDirectory() as tmp:
         o = ort.SessionOptions()
         o.intra_op_num_threads, o.enable_profiling, o.profile_file_prefix, o.log_severity_level = 1, True, str(Path(tmp)/"p"), 3
@@ -64,8 +64,7 @@ def operators(bundle, chunk, n=300):
     spent, count = defaultdict(float), defaultdict(int)
     for e in events:
         if e.get("cat") == "Node" and e["name"].endswith("kernel_time"): spent[e["args"]["op_name"]] += e["dur"]; count[e["args"]["op_name"]] += 1
-    whole = sum(spent.values())
-    return {op: dict(share=round(t/whole, 3), nodes=round(count[op]/n)) for op, t in sorted(spent.items(), key=lambda kv: -kv[1])}
+    return {op: dict(us=round(t/n, 1), nodes=round(count[op]/n)) for op, t in sorted(spent.items(), key=lambda kv: -kv[1])}
 
 
 if __name__ == "__main__":
@@ -75,6 +74,7 @@ if __name__ == "__main__":
     p.add_argument("--rounds", type=int, default=7, help="turns (7)")
     p.add_argument("--out", default=HERE/"listening.json", help="where the figures go")
     a = p.parse_args()
+    about = machine()
     pin()
     bundle = Bundle.load(a.bundle)
     with tempfile.TemporaryDirectory() as tmp:
@@ -90,7 +90,7 @@ if __name__ == "__main__":
         rows = {name: dict(ms_per_s=round(float(np.median(v)), 3), least=round(min(v), 3), looks_per_min=round(60*detectors[name].n_looks/a.seconds, 1), windows_per_min=round(60*(d.n_windows if (d := detectors[name]._second) else 0)/a.seconds, 1)) for name, v in took.items()}
         ops = {name: operators(bundles[name], sound[:1280]/np.float32(32768)) for name in (list(VARIANTS)[0], list(VARIANTS)[-1])}
     command = f"python bench/listening.py {Path(a.bundle).name}"
-    found = dict(command=command, machine=machine(), seconds=a.seconds, rounds=a.rounds, rows=rows, operators=ops, cannot_show="One machine and its neighbours: compare rows, not times.",
+    found = dict(command=command, machine=about, seconds=a.seconds, rounds=a.rounds, rows=rows, operators=ops, cannot_show="One machine and its neighbours: compare rows, not times.",
                  figures={name: dict(value=r["ms_per_s"], unit="ms", what=f"CPU time per second of talk; {r['looks_per_min']:g} second looks a minute, {r['windows_per_min']:g} windows", command=command) for name, r in rows.items()})
     Path(a.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for name, r in rows.items(): print(f"{r['ms_per_s']:6.2f} ms  {r['looks_per_min']:5.1f} looks  {r['windows_per_min']:5.1f} windows a minute   {name}")

@@ -221,17 +221,15 @@ class Detector:
     @functools.cached_property
     def together(self)->bool: # Does the graph take several streams at once?
         return isinstance(self._session.get_inputs()[0].shape[0], str)
-    @property
-    def gate_score(self)->float|None: # Smoothed score of the first look at the last step, for a live display; None where there is no second look
-        return self._second.gate_score if self._second else None
-    @property
-    def tail_samples(self)->int: # Of quiet after the end of a recording: for so long a second look may take
-        return self._second.tail_steps*self._step if self._second else 0
-    @property
-    def n_looks(self)->int: # Second looks since the last reset
-        return self._second.n_looks if self._second else 0
     def _at(self, k): return round(k*self.step_s, 6) # Where step `k` begins, s
     def __repr__(self): return f"Detector({self.phrase!r}, {self.graph}, threshold={self.threshold:.3f}, heard {self.n_steps*self.step_s:.2f} s)"
+
+# %% ../../nbs/ship/30_stream.ipynb #6510a050
+def _gate_score(self)->float|None: return self._second.gate_score if self._second else None
+def _n_looks(self)->int: return self._second.n_looks if self._second else 0
+def _tail_samples(self)->int: return self._second.tail_steps*self._step if self._second else 0
+
+Detector.gate_score, Detector.n_looks, Detector.tail_samples = property(_gate_score), property(_n_looks), property(_tail_samples)
 
 # %% ../../nbs/ship/30_stream.ipynb #f285be94
 def _score(self,

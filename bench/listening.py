@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from wakekit.ship import export
 from wakekit.ship.engines import in_turns, pin
+from wakekit.ship.look import EARLY
 from wakekit.ship.export import file_facts, load_model, load_verifier, to_onnx, write_verifier
 from wakekit.ship.quantize import quantize_verifier, verifier_windows
 from wakekit.ship.speed import machine, sound_for
@@ -19,7 +20,6 @@ from wakekit.ship.stream import Bundle, Detector
 from wakekit.learn.models import StreamingModel
 
 HERE = Path(__file__).parent
-EARLY = "sure", "hopeless", "wait_ms"
 VARIANTS = { # Name → (graph as torch exports it, second look from samples, a look ends early, arrays stay where they are)
     "first look, graph as torch exports it": (True, None, False, False),
     "first look, layers as pictures, short front end": (False, None, False, False),

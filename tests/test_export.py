@@ -16,6 +16,7 @@ from wakekit.learn.verifier import Verifier
 from wakekit.learn.config import preset
 from wakekit.learn.train import TrainResult
 from wakekit.ship import export as E
+from wakekit.ship import threshold as T
 from wakekit.ship.evaluate import Gate, Gates
 from wakekit.ship.quantize import verifier_feeds
 from wakekit.ship.stream import Detector, verifier_session
@@ -202,11 +203,11 @@ def test_both_looks_are_judged_together(both, world):
 def test_a_gate_opens_for_the_calls_before_it_spares_looks(both, world, monkeypatch):
     _, b = both
     valid = world[1][1]
-    few, many = (E.opening(b, valid, per_hour) for per_hour in (.001, 1e9))
+    few, many = (T.opening(b, valid, per_hour) for per_hour in (.001, 1e9))
     assert few.threshold >= many.threshold and many.threshold == .001 # never below
     assert few.false_reject_rate <= E.NEVER_SEEN
-    monkeypatch.setattr(E, "NEVER_SEEN", .3)
-    assert E.opening(b, valid, .001).threshold >= few.threshold
+    monkeypatch.setattr(T, "NEVER_SEEN", .3)
+    assert T.opening(b, valid, .001).threshold >= few.threshold
 
 
 def test_without_a_second_look_nothing_is_new(world, tmp_path):
@@ -221,12 +222,12 @@ def test_without_a_second_look_nothing_is_new(world, tmp_path):
 def test_a_tail_is_of_what_opened_the_gate(opened, some):
     peaks = np.zeros(3600)
     peaks[:opened] = np.linspace(.05, .4, opened)
-    at = E.tail_threshold(peaks, 1., .5)
+    at = T.tail_threshold(peaks, 1., .5)
     assert (at > .3) if some else at == 0
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_no_tail_no_threshold(n): assert E.tail_threshold(np.full(n, .4), .01, .5) == 0
+def test_no_tail_no_threshold(n): assert T.tail_threshold(np.full(n, .4), .01, .5) == 0
 
 
 def fill(folder, text):

@@ -17,6 +17,7 @@ from wakekit.learn.config import ModelConfig
 from wakekit.learn.models import StreamingModel, WakeModel  # noqa: E402
 from wakekit.ship import quantize as Q  # noqa: E402
 from wakekit.ship.export import to_onnx  # noqa: E402
+from wakekit.ship.ranges import FakeInt8, fake_int8, fold_norms, without_rounding  # noqa: E402
 
 ENGINES = [n for n in ("fbgemm", "x86", "qnnpack") if quant_scheme(n).engine]
 MEAN, MAX = .04, .25  # score differences of a network that was trained for seconds and is unsure of most steps
@@ -177,13 +178,34 @@ def test_portable_graph(made, tmp_path, backend):
 
 def test_norms_fold_without_a_trace(made):
     _, stream, feeds, _ = made
-    folded, relus = Q.fold_norms(stream)
+    folded, relus = fold_norms(stream)
     assert not any(isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)) for m in folded.modules())
     assert any(isinstance(m, torch.nn.BatchNorm1d) for m in stream.modules())  # the original is untouched
     for f in feeds[40:80:10]:
         args = torch.from_numpy(f["pcm"]), torch.from_numpy(f["state"])
         with torch.inference_mode():
             for a, b in zip(folded(*args), stream(*args)): assert torch.allclose(a, b, atol=2e-4)
+
+
+@pytest.mark.parametrize("backend", ["x86", "qnnpack", "xnnpack"])
+def test_float_that_rounds_scores_as_the_int8_graph(made, tmp_path, backend):
+    folder, stream, feeds, held = made
+    scheme = quant_scheme(backend)
+    path = Q.quantize_onnx(folder/"model.onnx", tmp_path/"int8.onnx", feeds, scheme)
+    twin, before = fake_int8(stream, path, scheme), {n: v.clone() for n, v in stream.state_dict().items()}
+    assert sum(isinstance(m, FakeInt8) for m in twin.modules()) == len(fold_norms(stream)[1]) - 1
+    def run(pcm, state):
+        with torch.inference_mode(): return [t.numpy() for t in twin(torch.from_numpy(pcm), torch.from_numpy(state))]
+    exact, plain, rounded = (np.concatenate([r(f["pcm"], f["state"])[0][0] for f in held]) for r in (Q.run_onnx(path), Q.run_onnx(folder/"model.onnx"), run))
+    assert np.median(abs(rounded - exact)) < 1e-5 < np.median(abs(plain - exact))
+    assert abs(rounded - exact).mean() < .25*abs(plain - exact).mean()  # where a sum lies on a rounding edge, its last bit decides
+    mel = torch.randn(2, 40, stream.model.receptive_field//160 + 20)*2 - 8
+    twin.model.net.requires_grad_(True)(mel).sum().backward()
+    grads = [m.conv.weight.grad for m in twin.modules() if isinstance(m, FakeInt8)]
+    assert all(g is not None and g.isfinite().all() and g.any() for g in grads)
+    args = torch.from_numpy(held[5]["pcm"]), torch.from_numpy(held[5]["state"])
+    with torch.inference_mode(): assert torch.allclose(without_rounding(stream, twin)(*args)[0], stream(*args)[0], atol=1e-4)
+    for n, v in stream.state_dict().items(): assert torch.equal(v, before[n])
 
 
 def test_feeds_hold_the_state_of_the_stream(made):

@@ -199,6 +199,7 @@ class Settings(Config):
     debug:bool = _setting("WAKEKIT_DEBUG", False, "Show the traceback of errors on the command line")
     device:str = _setting("WAKEKIT_DEVICE", "auto", "Where training computes", ("auto", "cpu", "cuda", "cuda:<n>", "mps"), group="Flags: auto falls back, a value set by hand is honoured or refused")
     quant_backend:str = _setting("WAKEKIT_QUANT_BACKEND", "auto", "Whose integer kernels the int8 artifacts are made for", ("auto", *QUANT_BACKENDS))
+    quant_tune:str = _setting("WAKEKIT_QUANT_TUNE", "auto", "Fine-tune the network for int8 when an export finds that int8 costs calls; on: at each export", ("auto", "on", "off"))
     compile:str = _setting("WAKEKIT_COMPILE", "auto", "Use torch.compile (Triton on a GPU, a C++ compiler on a CPU)", ("auto", "on", "off"))
     dist_backend:str = _setting("WAKEKIT_DIST_BACKEND", "auto", "How training processes started by torchrun talk", ("auto", "nccl", "gloo", "off"))
     mp_start:str = _setting("WAKEKIT_MP_START", "auto", "How worker processes start", ("auto", "spawn", "fork", "forkserver"))

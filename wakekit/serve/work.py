@@ -146,7 +146,7 @@ def watch(self:Report,
     total,    # Of how many, or None
 ):
     "A bar has moved"
-    if desc in ("training", "second look"): return self.progress(desc, n/max(1, total or 1))
+    if desc in ("training", "second look", "int8"): return self.progress("exporting" if desc == "int8" else desc, n/max(1, total or 1))
     if "preparing" not in self.shares: return
     if desc != self.bar[0] or n < self.bar[1]: self.prepared += self.bar[1]
     self.bar = (desc, n)
@@ -204,6 +204,7 @@ def run_training(
         lineage = dict(job_id=job["id"], dataset=job["dataset"], dataset_fingerprint=frozen.fingerprint(), clips=labels, preset=todo["preset"])
         bundle = train_dataset(frozen, folder/"export", config=TrainConfig.from_dict(todo["config"]), language=todo["language"], settings=settings, data=data,
                                work=folder/"work", force=todo.get("force", False), on_event=told, lineage=lineage, heard=folder/"heard")
+        report.pause() # an export goes on when its fine-tuning is stopped
     point = read_json(bundle.path/"metrics.json")["held_out"][bundle.manifest["default_graph"]]["at_bundle_threshold"]
     _tidy(folder)
     return dict(bundle="export", version=sha256_file(bundle.path/"manifest.json")[:12], phrase=bundle.phrase, gates=bundle.manifest["gates"]["passed"], held_out=point)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['log', 'VERIFIER_TOLERANCE', 'run_onnx', 'room_tones', 'calibration_feeds', 'score_feeds', 'hold_out', 'quantize_onnx',
-           'onnx_kernels', 'retirement_notices', 'fold_norms', 'conv_ranges', 'affine', 'Int8Conv', 'quantize_engine',
-           'run_engine', 'has_executorch', 'quantize_executorch', 'run_executorch', 'verifier_windows',
-           'verifier_feeds', 'quantize_verifier', 'quantize_files']
+           'onnx_kernels', 'retirement_notices', 'Int8Conv', 'quantize_engine', 'run_engine', 'has_executorch',
+           'quantize_executorch', 'run_executorch', 'verifier_windows', 'verifier_feeds', 'quantize_verifier',
+           'quantize_files']
 
 # %% ../../nbs/ship/32_quantize.ipynb #c97779f8
-import contextlib, copy, importlib.metadata, importlib.util, io, logging, os, platform, tempfile, warnings
+import contextlib, importlib.metadata, importlib.util, io, logging, os, platform, tempfile, warnings
 from collections import Counter
 from pathlib import Path
 import numpy as np
@@ -23,6 +23,7 @@ from ..data.mel import FeatureConfig, log_mel
 from ..learn.models import StreamingModel
 from .compact import compacted
 from .look import window_at
+from .ranges import affine, conv_ranges, fold_norms, put
 
 # %% ../../nbs/ship/32_quantize.ipynb #67cc45b6
 def _session(path, signed=False, optimized=""):
@@ -155,64 +156,6 @@ def retirement_notices():
         warnings.filterwarnings("ignore", r"Converting a tensor to a Python integer", torch.jit.TracerWarning) # sizes of ring buffers: constant
         yield
 
-# %% ../../nbs/ship/32_quantize.ipynb #7ffa8bc8
-_CONVS, _NORMS = (nn.Conv1d, nn.Conv2d), (nn.BatchNorm1d, nn.BatchNorm2d)
-
-def _put(model, name, new):
-    "Replace the submodule called `name`"
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, new)
-
-@torch.no_grad()
-def fold_norms(
-    stream:StreamingModel, # A model in evaluation mode; it is not changed
-)->tuple:                  # The folded copy; dict of each convolution's name, in order of use, → name of its ReLU or ""
-    "Batch norms folded into the convolutions before them"
-    model, relus, norms, of, alive = copy.deepcopy(stream), {}, {}, {}, []
-    names = {m: n for n, m in model.named_modules()}
-    def hook(m, args, out):
-        conv = of.get(id(args[0]))
-        if isinstance(m, _CONVS): of[id(out)], relus[names[m]] = names[m], ""
-        elif isinstance(m, _NORMS) and conv: of[id(out)] = conv; norms[conv] = names[m]
-        elif isinstance(m, nn.ReLU) and conv: relus[conv] = names[m]
-        alive.append(out) # an id is only unique while its tensor lives
-    handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, (*_CONVS, *_NORMS, nn.ReLU))]
-    model(torch.zeros(1, 4*model.model.step_samples), torch.zeros(1, model.state_size))
-    for h in handles: h.remove()
-    for conv, norm in norms.items():
-        _put(model, conv, nn.utils.fusion.fuse_conv_bn_eval(model.get_submodule(conv), model.get_submodule(norm)))
-        _put(model, norm, nn.Identity())
-    return model, relus
-
-# %% ../../nbs/ship/32_quantize.ipynb #44cdfe0b
-@torch.no_grad()
-def conv_ranges(
-    model:StreamingModel, # With its norms folded
-    relus:dict,           # From `fold_norms`
-    feeds:list,           # Windows from `calibration_feeds`
-)->dict:                  # Convolution → ((low, high) of its input, (low, high) of its output after the ReLU)
-    "The range of every convolution's input and output over `feeds`"
-    seen = {name: np.zeros((2, 2)) for name in relus}
-    def watch(name):
-        def hook(m, args, out):
-            for row, x in zip(seen[name], (args[0], out.relu() if relus[name] else out)):
-                row[:] = min(row[0], x.min().item()), max(row[1], x.max().item())
-        return model.get_submodule(name).register_forward_hook(hook)
-    handles = [watch(name) for name in relus]
-    for f in feeds: model(torch.from_numpy(f["pcm"]), torch.from_numpy(f["state"]))
-    for h in handles: h.remove()
-    return {name: tuple(map(tuple, rows.tolist())) for name, rows in seen.items()}
-
-# %% ../../nbs/ship/32_quantize.ipynb #d123b543
-def affine(
-    low:float, high:float, # Range of the values; 0 is inside
-    scheme:QuantScheme,    # From `quant_scheme`
-)->tuple:                  # Scale, zero point, torch dtype
-    "How torch's engines write a range in eight bits"
-    if scheme.name == "xnnpack": return max(-low, high, 1e-6)/127, 0, torch.qint8
-    scale = max(high - low, 1e-6)/255
-    return scale, round(-low/scale), torch.quint8
-
 # %% ../../nbs/ship/32_quantize.ipynb #e88ac9ac
 class Int8Conv(nn.Module):
     "A convolution in int8 between float neighbours"
@@ -250,8 +193,8 @@ def quantize_engine(
     ranges = conv_ranges(model, relus, feeds)
     with torch_engine(scheme.engine), torch.no_grad(), retirement_notices():
         for name, relu in list(relus.items())[:-1]: # the last one makes the logit
-            _put(model, name, Int8Conv(model.get_submodule(name), bool(relu), ranges[name], scheme))
-            if relu: _put(model, relu, nn.Identity())
+            put(model, name, Int8Conv(model.get_submodule(name), bool(relu), ranges[name], scheme))
+            if relu: put(model, relu, nn.Identity())
         x = torch.zeros(1, 4*stream.model.step_samples), torch.zeros(1, stream.state_size)
         # frozen: only the tensors in use are saved, and no tree of modules
         torch.jit.save(torch.jit.freeze(torch.jit.trace(model.eval(), x, check_trace=False), optimize_numerics=False), str(path))
@@ -384,12 +327,13 @@ def quantize_files(
     stream:StreamingModel, # The model behind it
     feeds:list,            # Windows from `calibration_feeds`; the last fifth of the recordings is held out for the comparison
     settings:Settings=None,# Whose `quant_backend` decides; None loads them
+    against=None,          # Float graph to compare with, where `model.onnx` is a tuned one
 )->dict:                   # The record: `manifest["quantization"]`
     "Make the int8 artifacts that the settings ask for, and say what was asked, done and why"
     folder, settings = Path(folder), settings or Settings.load()
     name, asked = settings.resolve("quant_backend"), settings.quant_backend
     scheme, (tune, held) = quant_scheme(name), hold_out(feeds)
-    want = score_feeds(run_onnx(folder/"model.onnx"), held)
+    want = score_feeds(run_onnx(against or folder/"model.onnx"), held)
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as tmp:
         path = quantize_onnx(folder/"model.onnx", Path(tmp)/"model.int8.onnx", tune, scheme)
         made, skipped = [_artifact(path, run_onnx(path), "onnxruntime", held, want)], []

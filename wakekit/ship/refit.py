@@ -108,6 +108,7 @@ def requantize(
         save()
         graphs["int8"]["threshold"], how = matched_threshold(_scores(folder, "float32", waves), _scores(folder, "int8", waves), threshold)
         quantization["threshold"] = how
+        quantization["tuning"] = dict(asked=settings.quant_tune, why="made again from model.pt: fine-tuning needs the sound of the training, which wakekit export --run has", kept=False, steps=0)
         _take_back(folder, quantization.get("resolved") or settings.resolve("quant_backend"), how)
         save()
     return Bundle.load(bundle)

@@ -6,7 +6,7 @@
 __all__ = ['Probes', 'Host', 'host_container', 'detect_host', 'optional', 'version', 'one_core']
 
 # %% ../nbs/01_host.ipynb #2a1bb334
-import contextlib, importlib, os, platform, re, typing
+import contextlib, importlib, os, platform, re, sys, typing
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -111,5 +111,11 @@ def version(
 # %% ../nbs/01_host.ipynb #3fd41fb6
 @contextlib.contextmanager
 def one_core():
-    "Let the core that asks for a product of numpy's matrices compute it alone"
-    with need("threadpoolctl").ThreadpoolController().limit(limits=1, user_api="blas"): yield
+    "Let the core that asks for something of numpy or torch compute it alone; torch in this thread, numpy in all of them"
+    torch = sys.modules.get("torch") # where nobody has imported it, nobody computes with it
+    threads = torch and torch.get_num_threads()
+    if torch: torch.set_num_threads(1)
+    try:
+        with need("threadpoolctl").ThreadpoolController().limit(limits=1, user_api="blas"): yield
+    finally:
+        if torch: torch.set_num_threads(threads)

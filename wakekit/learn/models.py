@@ -45,6 +45,7 @@ class Tape:
 class Depthwise(torch.autograd.Function):
     "Depthwise convolution over time whose gradients are sums over shifted products"
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(
         ctx,                 # Keeps what the gradients need
         x:torch.Tensor,      # (batch, channels, frames)
@@ -57,6 +58,7 @@ class Depthwise(torch.autograd.Function):
         return F.conv1d(x, weight, dilation=dilation, groups=len(weight))
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(
         ctx,               # What `forward` kept
         grad:torch.Tensor, # Of the output

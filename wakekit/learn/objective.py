@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['JUDGED_AT', 'detection_loss', 'one_core_each', 'score_background', 'mine', 'positive_peaks', 'validate',
-           'batch_features', 'learning_rate', 'average_into', 'ahead']
+           'batch_features', 'learning_rate', 'average_into', 'multiplying_in', 'ahead']
 
 # %% ../../nbs/learn/24_objective.ipynb #c6fce46c
 import math
@@ -165,6 +165,14 @@ def average_into(
     "Exponential moving average of weights and of what batch norm counted"
     for a, b in zip(kept.state_dict().values(), new.state_dict().values()):
         a.lerp_(b, 1 - keep) if a.is_floating_point() else a.copy_(b)
+
+# %% ../../nbs/learn/24_objective.ipynb #240372cb
+def multiplying_in(
+    precision:str, # `float32` or `bf16`
+    device:str="cpu", # Where to compute
+):                 # Context
+    "What convolutions and matrix products are computed in"
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision=="bf16")
 
 # %% ../../nbs/learn/24_objective.ipynb #48d90cc8
 def ahead(

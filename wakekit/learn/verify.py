@@ -17,7 +17,7 @@ from ..data.spoken import synthetic_share
 from .metrics import smooth_scores
 from .models import WakeModel
 from .config import TrainConfig
-from .objective import ahead, average_into, batch_features, learning_rate, mine, score_background
+from .objective import ahead, average_into, batch_features, learning_rate, mine, multiplying_in, score_background
 from .verifier import Verifier, at_rate
 
 # %% ../../nbs/learn/25_verify.ipynb #cc885204
@@ -62,19 +62,21 @@ def encoded(
     verifier:Verifier, # Eval mode
     mel:torch.Tensor,  # Log-mel, (batch, n_mels, frames)
     number:int,        # Of the batch, which decides the rate
+    precision:str="float32", # What is multiplied in
 )->tuple:              # What is heard at each step (batch, channels, steps), logits of `PHONES` (batch, sounds, steps)
     "What the encoder makes of a batch"
     rates = verifier.config.rates
-    heard = verifier.encoder(at_rate(mel, rates[number%len(rates)]))
-    return heard, verifier.encoder.head(heard)
+    with multiplying_in(precision, mel.device):
+        heard = verifier.encoder(at_rate(mel, rates[number%len(rates)]))
+        return heard.float(), verifier.encoder.head(heard).float()
 
-def _learn(verifier, data, config, hard, device, quiet):
+def _learn(verifier, data, config, hard, device, quiet, precision="float32"):
     "Train the head; returns averaged weights and the mean loss of the last batches"
     own, rooms = config.verifier, torch.from_numpy(data.rooms).to(device)
     batches, kept = verifier_batches(data, config, verifier, hard), copy.deepcopy(verifier.head).eval()
     opt, losses = torch.optim.AdamW(verifier.head.parameters(), own.lr, weight_decay=.02), []
     verifier.head.train()
-    prepare = torch.no_grad()(lambda item: encoded(verifier, batch_features(item[1], verifier.features, rooms), item[0]))
+    prepare = torch.no_grad()(lambda item: encoded(verifier, batch_features(item[1], verifier.features, rooms), item[0], precision))
     with progress(total=own.steps, desc="second look", unit=" batches", disable=quiet or None) as bar, contextlib.closing(ahead(enumerate(batches), prepare, device, 2)) as prepared:
         for (i, batch), (heard, named) in prepared:
             for group in opt.param_groups: group["lr"] = learning_rate(own.lr, 40, own.steps, i)
@@ -101,6 +103,7 @@ def train_verifier(
     device:str="cpu",   # Where to compute
     event=None,         # Called with what happened, as keywords
     quiet:bool=False,   # No progress bar
+    precision:str="float32", # What the encoder multiplies in: `float32` or `bf16`
 )->Verifier:            # Eval mode, CPU; None when `verifier.steps` is 0
     "Teach a second look the phrase"
     if not config.verifier.steps: return None
@@ -116,7 +119,7 @@ def train_verifier(
             return verifier
     verifier.to(device)
     hard = fooled(copy.deepcopy(model).to(device).eval(), data, max(1, round(config.smooth_ms*SAMPLE_RATE/1000/model.step_samples)), device)
-    try: head, loss = _learn(verifier, data, config, hard, device, quiet)
+    try: head, loss = _learn(verifier, data, config, hard, device, quiet, precision)
     except KeyboardInterrupt: raise KeyboardInterrupt("stopped in the second look's training; the first look is trained, and the same command goes on from there") from None
     verifier.head.load_state_dict(head.state_dict())
     verifier.cpu().eval()

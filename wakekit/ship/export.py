@@ -20,6 +20,7 @@ import wakekit
 from ..core import BundleError, SAMPLE_RATE, file_lock, jsonable, sha256_file, write_json
 from ..data.audio import second_facts, to_float32
 from ..env import Settings
+from ..host import one_core
 from ..learn.metrics import OperatingPoint, det_curve, measure, operating_point
 from ..learn.config import ModelConfig, VerifierConfig
 from ..learn.models import StreamingModel, WakeModel, model_size
@@ -143,6 +144,12 @@ def in_chunks(
         out.append(score[0])
         at += n*step
 
+def _session(path):
+    "ONNX Runtime as devices run it: one core, which does not spin"
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
 def verifier_difference(
     verifier:Verifier, # The torch original
     path,              # Its `verifier.onnx`, before it is quantized
@@ -151,7 +158,7 @@ def verifier_difference(
 )->float:              # More than any score differs: a quarter of the largest difference in logit
     "How far ONNX is from torch"
     x = np.concatenate([np.zeros(verifier.samples), x]).astype(np.float32)
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = _session(path)
     windows = [x[None, a:a + verifier.samples] for a in np.linspace(0, len(x) - verifier.samples, n).astype(int)]
     with torch.no_grad(): return max(float(abs(verifier(torch.from_numpy(w)).numpy() - session.run(["logit"], {"pcm": w})[0]).max()) for w in windows)/4
 
@@ -166,7 +173,7 @@ def parity(
     step, folder = stream.model.step_samples, Path(folder)
     x = np.ascontiguousarray(x[:len(x)//step*step], np.float32)
     torched = lambda m: lambda p, s: tuple(t.numpy() for t in m(torch.from_numpy(p), torch.from_numpy(s)))
-    session = ort.InferenceSession(str(folder/"model.onnx"), providers=["CPUExecutionProvider"])
+    session = _session(folder/"model.onnx")
     with quietly(): script = torch.jit.load(str(folder/"model.ts"))
     forms = {"torch": torched(stream), "onnx": lambda p, s: session.run(["score", "state_out"], {"pcm": p, "state": s}), "torchscript": torched(script)}
     with torch.no_grad():
@@ -352,6 +359,7 @@ def _first_manifest(
         quantization=quantization, dataset_fingerprint=result.data_key, config=c.to_dict(), versions=versions(), files={}, **more)
 
 # %% ../../nbs/ship/33_export.ipynb #040b85ac
+@one_core()
 def export(
     result:TrainResult,     # From `wakekit.learn.train.train`
     data:tuple,             # (`TrainingSet`, its held-out twin) that it was trained with

@@ -28,7 +28,7 @@ from ..learn.train import TrainResult
 from ..learn.verifier import Encoder, Verifier
 from .card import ENCODER, LICENCES, SECOND, model_card, spoken
 from .evaluate import TARGETS, Gate, Gates, Recording, Report, hear_background, hear_positives
-from .quantize import calibration_feeds, quantize_files, quantize_verifier, verifier_windows
+from .quantize import _session, calibration_feeds, quantize_files, quantize_verifier, verifier_windows
 from .compact import compacted
 from .widen import widened
 from .stream import Bundle, Detector
@@ -143,12 +143,6 @@ def in_chunks(
         score, state = run(x[None, at:at + n*step], state)
         out.append(score[0])
         at += n*step
-
-def _session(path):
-    "ONNX Runtime as devices run it: one core, which does not spin"
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 def verifier_difference(
     verifier:Verifier, # The torch original
@@ -359,7 +353,6 @@ def _first_manifest(
         quantization=quantization, dataset_fingerprint=result.data_key, config=c.to_dict(), versions=versions(), files={}, **more)
 
 # %% ../../nbs/ship/33_export.ipynb #040b85ac
-@one_core()
 def export(
     result:TrainResult,     # From `wakekit.learn.train.train`
     data:tuple,             # (`TrainingSet`, its held-out twin) that it was trained with
@@ -375,7 +368,7 @@ def export(
 )->Bundle:                  # Checked
     "Write a bundle: every form of the network, thresholds, proof, card; nothing is written when a gate fails"
     settings, valid = settings or Settings.load(), data[1]
-    with replacing(out) as folder:
+    with one_core(), replacing(out) as folder:
         stream, quantization = write_graphs(result.model, folder, audio := calibration_audio(valid), settings)
         second, x = write_verifier(result.verifier, folder) if result.verifier else None, np.resize(valid.background.pcm[:20*SAMPLE_RATE], 20*SAMPLE_RATE)
         proof = parity(folder, stream, to_float32(x), verifier=result.verifier)

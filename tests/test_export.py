@@ -64,9 +64,9 @@ def test_a_second_look_goes_there_and_back(both):
     m, again = b.manifest, E.load_verifier(b.path)
     assert m["schema_version"] == 3 and m["smooth_ms"] == 20 and m["receptive_field_ms"] == 2580
     assert {k: m["verifier"][k] for k in ("file", "samples", "every_ms", "looks", "smooth_ms")} == dict(file="verifier.onnx", samples=41_280, every_ms=100, looks=2, smooth_ms=m["config"]["smooth_ms"])
-    assert {k: m["verifier"][k] for k in ("frames", "hop_samples", "n_mels", "rates", "wait_ms")} == dict(frames=256, hop_samples=160, n_mels=40, rates=[1., .87, .75], wait_ms=300)
+    assert {k: m["verifier"][k] for k in ("frames", "hop_samples", "n_mels", "rates")} == dict(frames=256, hop_samples=160, n_mels=40, rates=[1., .87, .75])
     low, high = m["verifier"]["sure"]
-    assert m["verifier"]["hopeless"] <= low < high
+    assert low <= -3 < 3 <= high or high - low >= 6
     assert m["verifier"]["parameters"] == sum(p.numel() for p in verifier.parameters())
     assert again.config == verifier.config and again.states == verifier.states == phrase_states("computer") and not again.training
     for name, value in verifier.state_dict().items(): assert torch.equal(value, again.state_dict()[name]), name
@@ -121,7 +121,7 @@ def test_frames_that_are_handed_over_give_the_same_scores(both, tmp_path):
     new = shutil.copytree(b.path, tmp_path/"new")
     E.verifier_to_onnx(verifier, new/"verifier.onnx", mel=True)
     m = json.loads((new/"manifest.json").read_text(encoding="utf-8"))
-    for name in ("sure", "hopeless", "wait_ms"): m["verifier"].pop(name) # every look at every rate, as before
+    m["verifier"].pop("sure") # every look at every rate, as before
     (new/"manifest.json").write_text(json.dumps(m | dict(files=E.file_facts(new))), encoding="utf-8")
     x = np.concatenate([np.random.default_rng(0).normal(0, .1, 40_000), np.zeros(16_000), np.random.default_rng(1).normal(0, .3, 30_000)]).astype(np.float32)
     before, after = Detector(old), Detector(new)

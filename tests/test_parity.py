@@ -15,7 +15,7 @@ from wakekit.ship.stream import Detector
 from wakekit.ship.toy import WINDOW, chime, toy_bundle
 
 SR, STEP_S = 16_000, .02
-LOOKS = dict(file="verifier.onnx", samples=WINDOW, frames=100, hop_samples=160, n_mels=1, floor=0., rates=[1., .95], sure=[-2., 2.], hopeless=-4., wait_ms=100, every_ms=60, smooth_ms=40., open_at=.3, first_weight=.25, looks=2, parameters=0)
+LOOKS = dict(file="verifier.onnx", samples=WINDOW, frames=100, hop_samples=160, n_mels=1, floor=0., rates=[1., .95], sure=[-2., 2.], every_ms=60, smooth_ms=40., open_at=.3, first_weight=.25, looks=2, parameters=0)
 QUIET = np.zeros(SR//5, np.int16) # goes on after a recording, for whoever hears a stream that has no end
 CALLS, DEAF, NOISY = (1.2, 5.2, 8.013, 11.2137), (3.1, 9.913), 16. # s; the second are within the refractory time, the last is no call to the second look
 BEFORE = {1.2: .012, 5.2: .038, 8.013: .045, 11.2137: .03, NOISY: .08} # Level of the noise before some of them: it decides their scores

@@ -516,23 +516,19 @@ def test_a_look_ends_as_soon_as_it_is_sure(handed, tmp_path, tune):
     assert set(asked) == {1}
 
 
-def test_after_a_hopeless_look_the_next_one_waits(handed, tmp_path):
-    x, n = np.concatenate([np.zeros(16_000, np.float32), *[chime()]*20]), {}
-    for logit in (-4., -6.):
-        d, _ = looking(handed, tmp_path, lambda k: logit, open_at=0., hopeless=-5., wait_ms=300, every_ms=100)
-        whole = d.score(x)
-        n[logit] = d.n_looks
-        d.reset()
-        np.testing.assert_array_equal(np.concatenate([d.score(c) for c in np.split(x, range(777, len(x), 777))]), whole)
-        assert d.n_looks == n[logit]
-    steps = len(x)//320
-    assert n == {-4.: -(-steps//5), -6.: -(-steps//15)}
+def test_another_threshold_moves_what_is_in_doubt(handed, tmp_path):
+    x = np.concatenate([np.zeros(16_000, np.float32), chime()])
+    for threshold, wanted in ((.5, [1]), (.993, [1, 2]), (.0001, [1])): # logits 0, 5 and -9
+        d, asked = looking(handed, tmp_path, lambda k: 3.5, sure=[-3., 3.])
+        d = Detector(d.bundle, threshold=threshold)
+        d.score(x)
+        assert asked == wanted*d.n_looks and d.n_looks
 
 
 def test_a_rest_and_the_frames_before_it(handed, tune):
     "A gate that rests: the chime after it is heard in the half second that is computed again, and what stands for the rest is the quiet before it"
     x = np.concatenate([.001*np.random.default_rng(0).standard_normal(80_000), chime(), .001*np.random.default_rng(1).standard_normal(20_000)]).astype(np.float32)
-    for sizes in ([1280], [317, 5000], [len(x)]):
+    for sizes in ([1280], [320], [317, 5000], [len(x)]):
         d, at, found = Detector(handed, silence_db=-50), 0, []
         for n in np.resize(sizes, 400):
             found += d.process(x[at:at+n])
@@ -542,7 +538,7 @@ def test_a_rest_and_the_frames_before_it(handed, tune):
 
 
 @pytest.mark.parametrize("changes", [dict(frames=0), dict(frames=100.), dict(n_mels=None), dict(hop_samples=7), dict(hop_samples=...), dict(floor="0"), dict(floor=float("nan")), dict(rates=[]), dict(rates=[1.5]), dict(rates=.8),
-                                     dict(sure=[1]), dict(sure=[3., -3.]), dict(sure="all"), dict(hopeless="no"), dict(wait_ms=-1), dict(wait_ms=1e9)])
+                                     dict(sure=[1]), dict(sure=[3., -3.]), dict(sure="all"), dict(sure=None), dict(rates=[1.]*17), dict(n_mels=1 << 20)])
 def test_wrong_words_about_frames(handed, tmp_path, changes):
     bad = shutil.copytree(handed, tmp_path/"b")
     v = json.loads((bad/"manifest.json").read_text(encoding="utf-8"))["verifier"] | changes
@@ -557,6 +553,8 @@ def test_frames_need_their_schema_and_graphs_that_fit(handed, careful, tmp_path)
     with pytest.raises(BundleError, match="verifier does not fit"): Detector(bad)
     rewrite(bad, verifier=v, schema_version=2)
     with pytest.raises(BundleError, match="wrong in verifier"): Bundle.load(bad)
+    rewrite(bad, verifier=v | dict(hop_samples=80), schema_version=3)
+    with pytest.raises(BundleError, match="another hop_samples"): Detector(bad).score(np.zeros(16_000, np.float32))
     b, plain = Bundle.load(handed), Bundle.load(careful)
     with pytest.raises(BundleError, match="does not fit"): Detector(Bundle(b.path, b.manifest, plain.graphs, {}, b.verifier)) # hands nothing over
     with pytest.raises(BundleError, match="verifier does not fit"): Detector(Bundle(b.path, b.manifest, b.graphs, {}, plain.verifier))

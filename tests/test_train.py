@@ -152,3 +152,32 @@ def test_other_rooms_are_another_run(tmp_path, sets):
     other = copy.copy(sets[0])
     other.rooms = sets[0].rooms*.5
     with pytest.raises(TrainError, match="other data"): Trainer(other, sets[1], preset("tiny", TINY), run, settings, quiet=True).resume()
+
+
+def test_bf16_learns_and_keeps_its_weights_in_float32(tmp_path, sets):
+    "Half the bits in products only: the loss falls about as it does in float32, nothing that is kept has fewer bits, and a run that was stopped goes on to the same end"
+    config, found = preset("tiny", [*TINY, "epochs=3", "steps_per_epoch=8", "verifier.steps=0"]), {}
+    settings = {p: Settings.load(**SETTINGS, precision=p) for p in ("float32", "bf16")}
+    for p, s in settings.items():
+        trainer = Trainer(*sets, config, tmp_path/p, s, quiet=True)
+        found[p] = trainer.run()
+        kept = [*trainer.model.state_dict().values(), *trainer.ema.state_dict().values(), *(v for state in trainer.opt.state.values() for v in state.values())]
+        assert {v.dtype for v in kept if v.is_floating_point()} == {torch.float32}
+    loss = {p: [h["loss"] for h in r.history] for p, r in found.items()}
+    assert loss["bf16"][-1] < loss["bf16"][0] and loss["bf16"] != loss["float32"]
+    assert all(abs(a - b) < .1*b for a, b in zip(loss["bf16"], loss["float32"]))
+    def stop(event):
+        if event["kind"] == "epoch" and event["epoch"] == 1: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): train(sets, config, tmp_path/"stopped", settings["bf16"], stop, quiet=True)
+    again = train(sets, config, tmp_path/"stopped", settings["bf16"], quiet=True)
+    assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in found["bf16"].model.state_dict().items())
+
+
+def test_the_second_look_hears_in_bf16_about_what_it_hears_in_float32(sets):
+    from wakekit.learn.config import VerifierConfig
+    from wakekit.learn.verifier import Verifier
+    from wakekit.learn.verify import encoded
+    mel = torch.randn(4, 40, 256, generator=torch.Generator().manual_seed(0))*2 - 6
+    verifier = Verifier(VerifierConfig(), states=sets[0].states).eval()
+    with torch.no_grad(): exact, rough = (encoded(verifier, mel, 1, p) for p in ("float32", "bf16"))
+    for a, b in zip(exact, rough): assert b.dtype == torch.float32 and 0 < (a - b).norm() < .05*a.norm()

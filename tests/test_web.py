@@ -166,9 +166,8 @@ def test_the_decision_on_random_scores(page, package, tmp_path):
     for _ in range(60):
         n, step = int(rng.integers(200, 900)), lambda *of: rng.choice(of).item()
         v = dict(file="verifier.onnx", samples=step(160, 640, 1000, 16_000), every_ms=step(20, 50, 100, 130), smooth_ms=step(20, 50, 80, 130), open_at=step(.2, .5, .6), looks=step(1, 2, 3), first_weight=step(0., .2, 1.))
-        mel, wait = bool(rng.integers(2)), bool(rng.integers(2))
-        if mel: v |= dict(frames=step(1, 7, 100), hop_samples=160, n_mels=3, floor=-.01, rates=[[1.], [1., .8], [.9, .7, .5]][rng.integers(3)]) | (dict(sure=[-2., 1.]) if wait else {})
-        if wait: v |= dict(hopeless=-2., wait_ms=step(50, 300))
+        mel = bool(rng.integers(2))
+        if mel: v |= dict(frames=step(1, 7, 100), hop_samples=160, n_mels=3, floor=-.01, rates=[[1.], [1., .8], [.9, .7, .5]][rng.integers(3)]) | (dict(sure=[-2., 1.]) if rng.integers(2) else {})
         m = toy.manifest | dict(smooth_ms=step(20, 30, 50, 70, 90, 100), refractory_ms=step(0, 20, 250, 1000, 1001), verifier=v)
         m["graphs"] = {"float32": {"file": "model.onnx", "threshold": step(.3, .5, .7)}}
         walk = np.cumsum(rng.standard_normal(n))*step(.05, .2, .5)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'QUANT_BACKENDS', 'COMPOSE', 'torchaudio', 'devices', 'resolve_device', 'QuantScheme', 'quant_scheme',
-           'resolve_quant_engine', 'resolve_compile', 'resolve_dist_backend', 'resolve_mp_start', 'Settings',
-           'resolve_num_workers', 'Row', 'env_example', 'write_env_example']
+           'resolve_quant_engine', 'resolve_compile', 'resolve_precision', 'resolve_dist_backend', 'resolve_mp_start',
+           'Settings', 'resolve_num_workers', 'Row', 'env_example', 'write_env_example']
 
 # %% ../nbs/02_env.ipynb #a660a15e
 import difflib, importlib.util, logging, multiprocessing, os, re, shutil, sys, sysconfig, types, typing
@@ -138,6 +138,22 @@ def resolve_compile(
     if value == "auto" and not (ok and cuda): log.info("WAKEKIT_COMPILE=auto: off (%s)", why if not ok else "on a CPU it costs more than it gains")
     return value == "on" or (ok and cuda)
 
+# %% ../nbs/02_env.ipynb #c1939db7
+def resolve_precision(
+    value:str="auto",  # `"auto"`, `"float32"` or `"bf16"`
+    device:str="auto", # Device that the model is on
+    torch=None,        # The torch module, or a stand-in for tests
+)->str:                # `"float32"` or `"bf16"`
+    "What `WAKEKIT_PRECISION` means here"
+    if value not in ("auto", "float32", "bf16"): raise _impossible("WAKEKIT_PRECISION", value, "there is no such precision", ["auto", "float32", "bf16"])
+    if value == "float32": return value
+    torch, device = torch or _torch(), resolve_device(device, torch)
+    cuda = device.startswith("cuda")
+    if cuda: ok, why = torch.cuda.get_device_capability(device)[0] >= 8, "this GPU has no bfloat16, which NVIDIA's have from Ampere on"
+    else: ok, why = torch is not None and device == "cpu", "torch is not installed" if torch is None else "it is for CUDA GPUs and CPUs"
+    if value == "bf16" and not ok: raise _impossible("WAKEKIT_PRECISION", value, why, ["auto", "float32"])
+    return "bf16" if ok and (cuda or value == "bf16") else "float32"
+
 # %% ../nbs/02_env.ipynb #5a3dcbb7
 def resolve_dist_backend(
     value:str="auto",  # `"auto"`, `"nccl"`, `"gloo"` or `"off"`
@@ -201,6 +217,7 @@ class Settings(Config):
     quant_backend:str = _setting("WAKEKIT_QUANT_BACKEND", "auto", "Whose integer kernels the int8 artifacts are made for", ("auto", *QUANT_BACKENDS))
     quant_tune:str = _setting("WAKEKIT_QUANT_TUNE", "auto", "Fine-tune the network for int8 when an export finds that int8 costs calls; on: at each export", ("auto", "on", "off"))
     compile:str = _setting("WAKEKIT_COMPILE", "auto", "Use torch.compile (Triton on a GPU, a C++ compiler on a CPU)", ("auto", "on", "off"))
+    precision:str = _setting("WAKEKIT_PRECISION", "auto", "What a training multiplies in: bf16 on GPUs that have it, else float32", ("auto", "float32", "bf16"))
     dist_backend:str = _setting("WAKEKIT_DIST_BACKEND", "auto", "How training processes started by torchrun talk", ("auto", "nccl", "gloo", "off"))
     mp_start:str = _setting("WAKEKIT_MP_START", "auto", "How worker processes start", ("auto", "spawn", "fork", "forkserver"))
     num_workers:int|None = _setting("WAKEKIT_NUM_WORKERS", None, "Worker processes that prepare data; empty: none on a CPU, else by the number of cores", group="Training")
@@ -341,7 +358,7 @@ def _resolve(self,
     value = getattr(self, name)
     flags = dict(quant_backend=resolve_quant_engine, device=resolve_device, num_workers=lambda v: _workers(self, v),
         compile=lambda v: "on" if resolve_compile(v, self.device) else "off",
-        dist_backend=lambda v: resolve_dist_backend(v, self.device), mp_start=lambda v: resolve_mp_start(v, self.device),
+        precision=lambda v: resolve_precision(v, self.device), dist_backend=lambda v: resolve_dist_backend(v, self.device), mp_start=lambda v: resolve_mp_start(v, self.device),
         training_dir=lambda v: (v or self.data_dir/("wake-training" if self._sources.get("data_dir") == "container" else "")).expanduser().resolve(),
         inference_token=lambda v: v or self.api_token,
         database_url=lambda v: v or f"sqlite:///{self.resolve('training_dir').as_posix()}/wakekit.db")

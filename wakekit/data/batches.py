@@ -22,7 +22,7 @@ from .spoken import DataConfig, same_door, synthetic_items, synthetic_share, voi
 from .synth import Voice, check_phrase
 from .voices import phrase_states
 from ..env import Settings
-from ..host import Probes
+from ..host import Probes, one_core
 
 # %% ../../nbs/data/19_batches.ipynb #6e4396ca
 class TrainingSet:
@@ -170,7 +170,8 @@ def _build(folder, key, given, parts=PARTS):
     "Build some of the caches, or open what is there"
     sources, built = _sources(*given), {}
     for part in parts:
-        try: built[part] = PcmCache.build(folder/part, sources[part](), key, part.split("/")[1])
+        try:
+            with one_core(): built[part] = PcmCache.build(folder/part, sources[part](), key, part.split("/")[1])
         except AudioError as e:
             what = "train" if part.startswith("train") else "choose the threshold"
             raise TrainError(f"There is nothing to {what} with: {e}. Add recordings of other speakers and places, or set synthetic and filler above 0") from e

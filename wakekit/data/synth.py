@@ -147,6 +147,7 @@ def _file(language):
     raise PhraseError(f"espeak-ng has no language {language!r}; near: {', '.join(near)}. All of them: wakekit.data.synth.languages()")
 
 # %% ../../nbs/data/13_synth.ipynb #6f26605e
+@functools.lru_cache(1 << 12)
 def _phonemes(text, language, mode):
     "espeak-ng's phonemes for `text`, with the marks `(en)` where it changes language; mode 0: its own letters, 2: IPA"
     engine, file = _engine(), _file(language)

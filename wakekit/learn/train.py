@@ -17,7 +17,7 @@ from ..data.batches import Batches, TrainingSet
 from ..env import Settings
 from .models import WakeModel, warm_start
 from .config import preset, TrainConfig
-from .objective import JUDGED_AT, ahead, average_into, batch_features, detection_loss, learning_rate, mine, score_background, validate
+from .objective import JUDGED_AT, ahead, average_into, batch_features, detection_loss, learning_rate, mine, multiplying_in, score_background, validate
 from .runs import append_event
 from .track import tracking
 from .verifier import Verifier, pretrained_encoder
@@ -54,14 +54,14 @@ class Trainer:
         valid:TrainingSet,       # To judge with
         config:TrainConfig,      # What to do
         folder,                  # Checkpoints and log of this run
-        settings:Settings=None,  # Device, compile, workers; default: `Settings.load()`
+        settings:Settings=None,  # Device, precision, compile, workers; default: `Settings.load()`
         on_event=None,           # Called with each event, a dict
         quiet:bool=False,        # No progress bar
     ):
         if not len(train.where("positive")): config = config.replace(steps_per_epoch=max(1, round(config.steps_per_epoch*config.synthetic_steps)), synthetic_steps=1.)
         self.train, self.valid, self.config, self.folder, self.quiet = train, valid, config, Path(folder), quiet
         self.settings, self.on_event, self.tracking = settings or Settings.load(), on_event, None
-        self.device = own_device(self.settings.resolve("device"))
+        self.device, self.precision = own_device(self.settings.resolve("device")), self.settings.resolve("precision")
         self.identity = dict(config=config.to_dict(), train=train.key, valid=valid.key, rooms=hashlib.sha256(train.rooms.tobytes()).hexdigest())
         self.epoch, self.history, self.hard, self.best, self.rank, self.world = 0, [], None, None, 0, 1
         torch.manual_seed(config.seed)
@@ -128,7 +128,8 @@ def step(self:Trainer, net, batch, mel, number)->float: # Loss
     for group in self.opt.param_groups: group["lr"] = learning_rate(self.config.lr, self.config.warmup_steps, self.config.steps, number)
     rows = np.r_[np.arange(batch.n_positive)[self.rank::self.world], np.arange(batch.n_positive, len(batch.pcm))[self.rank::self.world]]
     ends = (torch.from_numpy(batch.end[:batch.n_positive][self.rank::self.world]).to(self.device) - self.model.receptive_field)//self.model.step_samples
-    loss = detection_loss(net(mel[rows] if self.world>1 else mel), ends, self.config)
+    with multiplying_in(self.precision, self.device): logits = net(mel[rows] if self.world>1 else mel)
+    loss = detection_loss(logits.float(), ends, self.config)
     self.opt.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
@@ -159,7 +160,8 @@ def compiled(self:Trainer):
         kept = {k: v.clone() for k, v in net.state_dict().items()}
         try:
             fast = torch.compile(net)
-            fast(torch.zeros(2, self.config.model.features.n_mels, self.model.receptive_field//self.config.model.features.hop_length, device=self.device)).sum().backward()
+            with multiplying_in(self.precision, self.device): tried = fast(torch.zeros(2, self.config.model.features.n_mels, self.model.receptive_field//self.config.model.features.hop_length, device=self.device))
+            tried.float().sum().backward()
             net = fast
         except Exception as e:
             if self.settings.compile=="on": raise TrainError(f"WAKEKIT_COMPILE=on, but compiling failed: {e}") from e
@@ -280,5 +282,5 @@ def train(
     with tracking(settings, folder):
         trainer = Trainer(*data, config, folder, settings, on_event, quiet)
         result = trainer.run()
-        if trainer.rank==0: result.verifier = train_verifier(result.model, data[0], trainer.config, trainer.folder, trainer.device, trainer.event, quiet)
+        if trainer.rank==0: result.verifier = train_verifier(result.model, data[0], trainer.config, trainer.folder, trainer.device, trainer.event, quiet, trainer.precision)
     return result

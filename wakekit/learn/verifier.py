@@ -50,7 +50,7 @@ class Block(nn.Module):
     def forward(self, x):
         "(batch, channels, steps) → the same"
         y = F.relu(self.bn(self.conv(x)))
-        return x + 2*y*self.se(y.mean(-1, keepdim=True))
+        return x.addcmul(y, self.se(y.mean(-1, keepdim=True)), value=2)
 
 # %% ../../nbs/learn/21_verifier.ipynb #66a3b0fe
 class Encoder(nn.Module):

@@ -20,13 +20,14 @@ import wakekit
 from ..core import BundleError, SAMPLE_RATE, file_lock, jsonable, sha256_file, write_json
 from ..data.audio import second_facts, to_float32
 from ..env import Settings, quant_scheme
+from ..host import one_core
 from ..learn.config import ModelConfig, TrainConfig, VerifierConfig
 from ..learn.models import StreamingModel, WakeModel, model_size
 from ..learn.train import TrainResult
 from ..learn.verifier import Encoder, Verifier
 from .card import ENCODER, LICENCES, SECOND, model_card, spoken
 from .evaluate import Gate, Gates, Report
-from .quantize import calibration_feeds, quantize_files, quantize_onnx, quantize_verifier, verifier_feeds, verifier_windows
+from .quantize import _session, calibration_feeds, quantize_files, quantize_onnx, quantize_verifier, verifier_feeds, verifier_windows
 from .compact import compacted
 from .widen import widened
 from .stream import Bundle, takes_mel
@@ -161,7 +162,7 @@ def verifier_difference(
 )->float:              # More than any score differs: a quarter of the largest difference in logit
     "How far ONNX is from torch"
     x = np.concatenate([np.zeros(verifier.samples), x]).astype(np.float32)
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = _session(path)
     windows = np.stack([x[a:a + verifier.samples] for a in np.linspace(0, len(x) - verifier.samples, n).astype(int)])
     found = [session.run(["logit"], f)[0].mean() for f in verifier_feeds(session, windows, verifier.config.rates)]
     with torch.no_grad(): return float(np.abs(verifier(torch.from_numpy(windows)).numpy() - found).max())/4
@@ -177,7 +178,7 @@ def parity(
     step, folder = stream.model.step_samples, Path(folder)
     x = np.ascontiguousarray(x[:len(x)//step*step], np.float32)
     torched = lambda m: lambda p, s: tuple(t.numpy() for t in m(torch.from_numpy(p), torch.from_numpy(s)))
-    session = ort.InferenceSession(str(folder/"model.onnx"), providers=["CPUExecutionProvider"])
+    session = _session(folder/"model.onnx")
     with quietly(): script = torch.jit.load(str(folder/"model.ts"))
     forms = {"torch": torched(stream), "onnx": lambda p, s: session.run(["score", "state_out"], {"pcm": p, "state": s}), "torchscript": torched(script)}
     with torch.no_grad():
@@ -295,7 +296,7 @@ def _first_manifest(
         smooth_ms=step_ms if second else c.smooth_ms, refractory_ms=c.refractory_ms, target_false_accepts_per_hour=c.target_false_accepts_per_hour,
         quantization=quantization, dataset_fingerprint=result.data_key, config=c.to_dict(), versions=versions(), files={}, **more)
 
-# %% ../../nbs/ship/33_export.ipynb #f6c08140
+# %% ../../nbs/ship/33_export.ipynb #47623812
 def _tuned_files(folder, into, stream, data, config, audio, settings, scheme, mel):
     "Fine-tune, and make the int8 artifacts of the tuned network in `into`: their record, and the errors while it learned"
     feeds = lambda most: calibration_feeds(into/"model.onnx", audio, max_feeds=most)
@@ -360,7 +361,7 @@ def export(
 )->Bundle:                  # Checked
     "Write a bundle: every form of the network, thresholds, proof, card; nothing is written when a gate fails"
     settings, valid = settings or Settings.load(), data[1]
-    with replacing(out) as folder:
+    with one_core(), replacing(out) as folder:
         mel = result.verifier is not None and result.verifier.config.features == result.model.config.features # then one look's frames are the other's
         stream, quantization = write_graphs(result.model, folder, audio := calibration_audio(valid), settings, mel)
         second, x = write_verifier(result.verifier, folder, mel) if result.verifier else None, np.resize(valid.background.pcm[:20*SAMPLE_RATE], 20*SAMPLE_RATE)
@@ -378,7 +379,7 @@ def export(
             save()
             if mel and len(result.verifier.config.rates) > 1:
                 thresholds, enough = settled(Bundle.load(folder), valid, target)
-                manifest["verifier"] |= enough
+                manifest["verifier"]["sure"] = enough
                 save()
             bundle = Bundle.load(folder)
         reports = {graph: judge(bundle, graph, valid, target, thresholds.get(graph)) for graph in manifest["graphs"]}

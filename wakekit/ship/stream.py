@@ -41,12 +41,11 @@ def _picture_fits(v, m):
     "Does the manifest say all about frames that are handed over?"
     count, rates, sure = (lambda k: type(v.get(k)) is int and v[k] > 0), v.get("rates", [1.]), v.get("sure", [0., 0.])
     if not (m["schema_version"] > 2 and all(map(count, ("frames", "n_mels", "hop_samples"))) and m["step_samples"]%v["hop_samples"] == 0 and _number(v.get("floor"), -1e3)): return False
-    return isinstance(rates, list) and len(rates) > 0 and all(_number(r, .1) and r <= 1 for r in rates) and isinstance(sure, list) and len(sure) == 2 and all(_number(x, -1e3) for x in sure) and sure[0] <= sure[1]
+    return v["frames"]*v["n_mels"] <= 1 << 20 and isinstance(rates, list) and 0 < len(rates) <= 16 and all(_number(r, .1) and r <= 1 for r in rates) and isinstance(sure, list) and len(sure) == 2 and all(_number(x, -1e3) for x in sure) and sure[0] <= sure[1]
 
 def _verifier_fits(v, m):
     "Does the manifest say all about the second look that is needed?"
     ok = isinstance(v, dict) and isinstance(v.get("file"), str) and v["file"] in m["files"] and type(v.get("samples")) is int and v["samples"] > 0 and all(_number(v.get(k)) for k in ("every_ms", "smooth_ms", "open_at")) and _number(v.get("first_weight", 0.))
-    ok = ok and _number(v.get("hopeless", 0.), -1e3) and _number(v.get("wait_ms", 0.)) and v.get("wait_ms", 0.) <= 60_000
     return ok and type(v.get("looks", 1)) is int and 0 < v.get("looks", 1) <= 100 and v["every_ms"] <= 60_000 and (not takes_mel(v) or _picture_fits(v, m))
 
 def _manifest(folder):
@@ -137,6 +136,8 @@ def graph_session(
     session = _opened(bundle, bundle.graphs[name], name)
     ports, mel = [{p.name for p in session.get_inputs()}, {p.name for p in session.get_outputs()}], {"mel"} if takes_mel(bundle.manifest.get("verifier")) else set()
     size = next((p.shape[-1] for p in session.get_inputs() if p.name == "state"), None)
+    bands = next((p.shape[1] for p in session.get_outputs() if p.name == "mel"), 0) if mel else 0
+    if mel and isinstance(bands, int) and bands != bundle.manifest["verifier"]["n_mels"]: raise BundleError(f"{bundle.path}: graph {name!r} does not fit the manifest (its frames have {bands} bands): export the bundle again")
     if ports != [{"pcm", "state"}, {"score", "state_out"} | mel] or (isinstance(size, int) and size != bundle.manifest["state_size"]):
         raise BundleError(f"{bundle.path}: graph {name!r} does not fit the manifest (its ports are {ports}, its state {size}): export the bundle again")
     return bundle.sessions.setdefault(name, session)
@@ -188,7 +189,7 @@ class Detector:
         smooth_ms:float|None=None,     # Scores are averaged over this, ms; the manifest's by default
         refractory_ms:float|None=None, # Deaf for this long after an event, ms; the manifest's by default
         verify:bool=True,              # Take the second look, if the bundle has one; False judges the first look alone
-        compact:bool=False,            # Half the memory, for many streams of 16-bit samples
+        compact:bool=False,            # For many streams of 16-bit samples: no arrays that stay, and what a second look remembers in samples takes half
         silence_db:float|None=None,    # Rest while the sound stays below this level, dBFS; None: never
     ):
         self.bundle = b = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
@@ -201,6 +202,7 @@ class Detector:
         self._wanted = ["score", "state_out", *(["mel"] if verify and takes_mel(second) else [])] # of the graph
         usual = dict(threshold=second["open_at"], smooth_ms=second["smooth_ms"]) if second and not verify else dict(threshold=m["graphs"][self.graph]["threshold"], smooth_ms=m["smooth_ms"])
         self.threshold = _positive(usual["threshold"] if threshold is None else threshold, "threshold")
+        if self._second: self._second.aim(m["graphs"][self.graph]["threshold"], self.threshold)
         self.smooth_ms = _positive(usual["smooth_ms"] if smooth_ms is None else smooth_ms, "smooth_ms")
         self.refractory_ms = _positive(m["refractory_ms"] if refractory_ms is None else refractory_ms, "refractory_ms")
         self.smooth_frames = max(1, round(self.smooth_ms/1000/self.step_s))
@@ -270,7 +272,7 @@ def _run(self, pcm, lead):
     scores, self._state, *mel = self._session.run(self._wanted, {"pcm": pcm[None], "state": self._state})
     heard = mel[0][0] if mel else pcm
     before, heard = np.split(heard, [n*(heard.shape[-1]//(n + steps))], -1)
-    if n and self._second: self._second.again(before)
+    if self._gate and self._second: self._second.again(before)
     return scores.reshape(-1)[n:], heard
 
 def _ready(self, chunk):

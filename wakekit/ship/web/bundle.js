@@ -70,16 +70,15 @@ export async function fetchJson(name) {
 const isNumber = v => typeof v === 'number' && Number.isFinite(v), isObject = v => typeof v === 'object' && v !== null && !Array.isArray(v), isCount = v => Number.isInteger(v) && v > 0
 
 function framesFit(v, m) {
-  const rates = v.rates ?? [1], sure = v.sure ?? [0, 0]
+  const rates = 'rates' in v ? v.rates : [1], sure = 'sure' in v ? v.sure : [0, 0]
   return m.schema_version > 2 && ['frames', 'n_mels', 'hop_samples'].every(k => isCount(v[k])) && m.step_samples % v.hop_samples === 0 && isNumber(v.floor) && v.floor >= -1000
-    && Array.isArray(rates) && rates.length > 0 && rates.every(r => isNumber(r) && r >= 0.1 && r <= 1) && Array.isArray(sure) && sure.length === 2 && sure.every(x => isNumber(x) && x >= -1000) && sure[0] <= sure[1]
+    && v.frames * v.n_mels <= 2 ** 20 && Array.isArray(rates) && rates.length > 0 && rates.length <= 16 && rates.every(r => isNumber(r) && r >= 0.1 && r <= 1) && Array.isArray(sure) && sure.length === 2 && sure.every(x => isNumber(x) && x >= -1000) && sure[0] <= sure[1]
 }
 
 function verifierFits(v, m) {
   const ok = k => isNumber(v[k]) && v[k] >= 0, files = m.files
   return isObject(v) && typeof v.file === 'string' && v.file in files && isCount(v.samples) && ['every_ms', 'smooth_ms', 'open_at'].every(ok)
-    && (!('first_weight' in v) || ok('first_weight')) && isCount(v.looks ?? 1) && (v.looks ?? 1) <= 100 && v.every_ms <= 60000
-    && isNumber(v.hopeless ?? 0) && (v.hopeless ?? 0) >= -1000 && (!('wait_ms' in v) || ok('wait_ms') && v.wait_ms <= 60000) && (!('frames' in v) || framesFit(v, m))
+    && (!('first_weight' in v) || ok('first_weight')) && isCount(v.looks ?? 1) && (v.looks ?? 1) <= 100 && v.every_ms <= 60000 && (!('frames' in v) || framesFit(v, m))
 }
 
 /** What is wrong with a manifest; throws PageError */

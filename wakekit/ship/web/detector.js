@@ -44,8 +44,7 @@ export class SecondLook {
     const v = manifest.verifier, stepS = manifest.step_samples / manifest.sample_rate, mel = 'frames' in v
     Object.assign(this, { look, openAt: v.open_at, firstWeight: v.first_weight ?? 0, looks: v.looks ?? 1, rates: mel ? v.rates ?? [1] : [1], sure: v.sure ?? [-Infinity, Infinity] })
     Object.assign(this, mel ? { size: v.frames, rows: v.n_mels, step: manifest.step_samples / v.hop_samples, floor: v.floor } : { size: v.samples, rows: 1, step: manifest.step_samples, floor: 0 })
-    const steps = ms => Math.max(1, Math.ceil(ms / 1000 / stepS - 1e-9))
-    Object.assign(this, { everyFrames: steps(v.every_ms), waitFrames: steps(Math.max(v.every_ms, v.wait_ms ?? 0)), hopeless: v.hopeless ?? -Infinity })
+    this.everyFrames = Math.max(1, Math.ceil(v.every_ms / 1000 / stepS - 1e-9))
     this.smoother = new Smoother(Math.max(1, roundEven(v.smooth_ms / 1000 / stepS)))
     this.holdFrames = this.looks === 1 ? 0 : this.looks * this.everyFrames
     this.reset()
@@ -84,7 +83,7 @@ export class SecondLook {
   /** The verifier's logit: of all rates where the first one leaves it in doubt */
   async judge(window) {
     const ask = rates => this.look(rates.map(r => windowAt(window, this.size, r))), [first] = await ask(this.rates.slice(0, 1))
-    if (this.rates.length === 1 || first < this.sure[0] || first > this.sure[1]) return first
+    if (this.rates.length === 1 || !(first >= this.sure[0] && first <= this.sure[1])) return first
     const more = await ask(this.rates.slice(1))
     return more.reduce((a, b) => a + b, first) / this.rates.length
   }
@@ -112,7 +111,7 @@ export class SecondLook {
     this.logits = [...(at === this.due ? this.logits : []), logit].slice(-this.looks)
     const mean = this.logits.reduce((a, b) => a + b, 0) / this.looks
     this.held = this.logits.length === this.looks ? 1 / (1 + Math.exp(-Math.min(Math.max(mean, -80), 80))) : 0
-    this.due = at + (logit < this.hopeless ? this.waitFrames : this.everyFrames)
+    this.due = at + this.everyFrames
   }
 
   /** A look that would change nothing: the answer of the last one is held */
@@ -144,13 +143,20 @@ export class Detector {
     Object.assign(this, { manifest, run, stepS, phrase: m.phrase, step: m.step_samples, graph: graph ?? m.default_graph })
     this.second = second && verify ? new SecondLook(m, look) : null
     const usual = second && !verify ? [second.open_at, second.smooth_ms] : [m.graphs[this.graph].threshold, m.smooth_ms]
-    this.threshold = threshold ?? usual[0]
+    this.aim(threshold ?? usual[0])
     this.smoothMs = smoothMs ?? usual[1]
     this.refractoryMs = refractoryMs ?? m.refractory_ms
     this.refractoryFrames = Math.max(1, Math.ceil(this.refractoryMs / 1000 / stepS - 1e-9))
     this.smoother = new Smoother(Math.max(1, roundEven(this.smoothMs / 1000 / stepS)))
     this.nBad = 0
     this.reset()
+  }
+
+  /** Fire at another score; the second look is in doubt around it */
+  aim(threshold) {
+    this.threshold = threshold
+    const v = this.manifest.verifier, logit = p => Math.log(Math.min(Math.max(p, 1e-6), 1 - 1e-6) / (1 - Math.min(Math.max(p, 1e-6), 1 - 1e-6)))
+    if (this.second && v.sure) this.second.sure = v.sure.map(x => x + logit(threshold) - logit(this.manifest.graphs[this.graph].threshold))
   }
 
   /** Forget everything heard: the next sample is time zero, after silence */

@@ -96,7 +96,7 @@ function then(f) { queue = queue.then(f).catch(e => say('failed', { message: e.m
 onmessage = ({ data }) => {
   if (data.type === 'listen') listen(data)
   else if (data.type === 'stop') { run = 0; stopped = data.id; source?.close(); source = null }
-  else if (data.type === 'threshold') { if (detector) detector.threshold = data.threshold }
+  else if (data.type === 'threshold') { detector?.aim(data.threshold) }
   else then(() => tasks[data.type](data))
 }
 say('here')

@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 import wakekit
 from ..core import BundleError, SAMPLE_RATE, file_lock, jsonable, sha256_file, write_json

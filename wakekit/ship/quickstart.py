@@ -18,6 +18,7 @@ from ..data.interchange import Dataset
 from ..data.recordings import Item, folder_items, refusal
 from ..data.synth import check_phrase
 from ..env import Settings
+from ..host import one_core
 from ..learn.config import preset, TrainConfig
 from ..learn.track import trackers_for, tracking
 from ..learn.train import run_folder, train
@@ -187,6 +188,7 @@ def _learn(
     calls = as_files((i for i, why in aside if not why), out/"test"/"calls")
     return bundle, calls, as_files(kept_aside(back, data), out/"test"/"background"), [*sets[0].skipped, *((i.name, why) for i, why in aside if why)]
 
+@one_core()
 def _judge_and_show(
     bundle:Bundle,   # Just exported
     out:Path,        # Where test and demo recordings go

@@ -108,6 +108,7 @@ def difference(
     inside = [((a - b)**2).mean(o).div(b.var(o) + 1e-6).mean() for a, b, o in zip(ours, theirs, over)]
     return F.smooth_l1_loss(got, wanted) + sum(inside)/len(inside)
 
+# %% ../../nbs/ship/32_tuning.ipynb #8d435981
 def _start(stream, quantize, scheme, mel):
     "The network as it is or balanced, whichever int8 is nearer to; its twin that rounds, and one that does not"
     found = []

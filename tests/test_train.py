@@ -181,3 +181,17 @@ def test_the_second_look_hears_in_bf16_about_what_it_hears_in_float32(sets):
     verifier = Verifier(VerifierConfig(), states=sets[0].states).eval()
     with torch.no_grad(): exact, rough = (encoded(verifier, mel, 1, p) for p in ("float32", "bf16"))
     for a, b in zip(exact, rough): assert b.dtype == torch.float32 and 0 < (a - b).norm() < .05*a.norm()
+
+
+def test_background_and_noise_that_lie_on_the_device_give_the_same_training(sets, tmp_path, monkeypatch):
+    "A CPU stands for the GPU: it is told that it has memory to hold them"
+    from wakekit.learn import objective, train as T
+    config = preset("tiny", ["epochs=2", "steps_per_epoch=3", "warmup_steps=2", "mine_from=1", "mine_every=1", "hard_windows=20", "batch.batch_size=24", "verifier.steps=3", "verifier.batch_size=8"])
+    found = {}
+    for free in (0, 10**6, 10**12): # nothing to hold them, too little, enough
+        monkeypatch.setattr(objective, "free_bytes", lambda device: free)
+        result = T.train(sets, config, tmp_path/str(free), Settings.load(environ={}, device="cpu", compile="off", num_workers=0), quiet=True)
+        found[free] = torch.cat([p.flatten() for p in (*result.model.parameters(), *result.verifier.head.parameters())])
+    trainer = T.Trainer(*sets, config, tmp_path/"held", Settings.load(environ={}, device="cpu"), quiet=True)
+    assert trainer.held.keys() == {"background", "noise"} and trainer.held["noise"].dtype == torch.int16
+    assert torch.equal(found[0], found[10**6]) and torch.equal(found[0], found[10**12])

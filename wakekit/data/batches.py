@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core import AudioError, Config, ConfigError, SAMPLE_RATE, TrainError, atomic_write
 from .audio import load_audio, speech_bounds, to_float32
 from .augment import AugmentConfig, Draws, coloured_noise, draw, prepare_room, synthetic_room
-from .cache import PcmCache
+from .cache import PcmCache, Unread
 from .recordings import Item, held_out, pieces, refusal, stretches
 from .spoken import DataConfig, same_door, synthetic_items, synthetic_share, voice_sides
 from .synth import Voice, check_phrase
@@ -275,8 +275,8 @@ class BatchConfig(Config):
 @dataclass
 class Batch:
     "One batch before augmentation; positives come first"
-    pcm:np.ndarray   # int16, (batch, time)
-    noise:np.ndarray # int16, (batch, time)
+    pcm:np.ndarray   # int16, (batch, time); or `Unread`
+    noise:np.ndarray # int16, (batch, time); or `Unread`
     end:np.ndarray   # Sample at which the speech ends, or any moment, (batch,)
     n_positive:int   # How many of the rows say the phrase
     draws:Draws      # What will be done to them
@@ -294,7 +294,9 @@ class Batches:
         seed:int=0,            # Of everything drawn
         epoch:int=0,           # Which epoch
         hard=None,             # Mined moments: last sample of each in the background cache
+        resident:bool=False,   # Do the caches of background and noise lie on the device? Then windows of theirs stay unread
     ):
+        self.resident = resident
         self.data, self.config, self.augment, self.n_batches, self.seed, self.epoch, self.hard = data, config, augment, n_batches, seed, epoch, hard
         self.receptive_field, self.step = receptive_field, step
         self.n = receptive_field + (config.out_steps - 1)*step
@@ -384,9 +386,10 @@ def __getitem__(self:Batches,
     rows += [self._isolated(rng) for _ in range(count(c.isolated))]
     rows += [self._hard(rng) for _ in range(count(c.hard, self.hard is not None and len(self.hard)))]
     rest = b - len(rows)
-    pcm = np.concatenate([np.stack([r[0] for r in rows]), self.data.background.crop(rng, self.n, rest)])
+    pcm = Unread(np.stack([r[0] for r in rows]), [("background", self.data.background.places(rng, self.n, rest), None)])
     end = np.array([r[1] for r in rows] + [self.n//2]*rest)
-    noise = self.data.noise.crop(rng, self.n, b)
+    noise = Unread(np.empty((0, self.n), np.int16), [("noise", self.data.noise.places(rng, self.n, b), None)])
     talk = np.flatnonzero(rng.random(b) < c.babble)
-    if len(talk): noise[talk] = self.data.background.crop(rng, self.n, len(talk))
+    if len(talk): noise.parts.append(("background", self.data.background.places(rng, self.n, len(talk)), talk))
+    if not self.resident: pcm, noise = (some.read(lambda name, p: p.read(getattr(self.data, name).pcm)) for some in (pcm, noise))
     return Batch(pcm, noise, end, n_pos, draw(self.augment, b, rng, len(self.data.rooms)))

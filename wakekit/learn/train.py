@@ -17,7 +17,7 @@ from ..data.batches import Batches, TrainingSet
 from ..env import Settings
 from .models import WakeModel, warm_start
 from .config import preset, TrainConfig
-from .objective import JUDGED_AT, ahead, average_into, batch_features, detection_loss, learning_rate, mine, multiplying_in, score_background, validate
+from .objective import JUDGED_AT, ahead, average_into, batch_features, detection_loss, held_on, learning_rate, mine, multiplying_in, score_background, validate
 from .runs import append_event
 from .track import tracking
 from .verifier import Verifier, pretrained_encoder
@@ -70,7 +70,7 @@ class Trainer:
         self.warm = config.start=="encoder" and warm_start(self.model)
         self.ema = copy.deepcopy(self.model).eval()
         self.opt = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        self.rooms = torch.from_numpy(train.rooms).to(self.device)
+        self.rooms, self.held = torch.from_numpy(train.rooms).to(self.device), held_on(self.device, train)
 
     @property
     def checkpoint(self): return self.folder/"checkpoint.pt"
@@ -109,7 +109,7 @@ Trainer.save, Trainer.resume = save, resume
 def loader(self:Trainer):
     "The batches of this epoch, drawn by worker processes when the settings say so; the same whoever draws them"
     c, m = self.config, self.model
-    batches = Batches(self.train, c.batch, c.augment, m.receptive_field, m.step_samples, c.steps_per_epoch, c.seed, self.epoch, self.hard)
+    batches = Batches(self.train, c.batch, c.augment, m.receptive_field, m.step_samples, c.steps_per_epoch, c.seed, self.epoch, self.hard, self.held is not None)
     workers = 0 if self.settings.num_workers is None and self.device=="cpu" else self.settings.resolve("num_workers")
     how = dict(multiprocessing_context=self.settings.resolve("mp_start"), prefetch_factor=4) if workers else {}
     return torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers, **how)
@@ -118,7 +118,7 @@ def features(self:Trainer,
     batch, # `Batch`
 ):         # Tensor, log-mel (batch, n_mels, frames)
     "Augmented log-mel of a batch, on the device"
-    return batch_features(batch, self.model.features, self.rooms)
+    return batch_features(batch, self.model.features, self.rooms, self.held)
 
 Trainer.loader, Trainer.features = loader, features
 
@@ -282,5 +282,5 @@ def train(
     with tracking(settings, folder):
         trainer = Trainer(*data, config, folder, settings, on_event, quiet)
         result = trainer.run()
-        if trainer.rank==0: result.verifier = train_verifier(result.model, data[0], trainer.config, trainer.folder, trainer.device, trainer.event, quiet, trainer.precision)
+        if trainer.rank==0: result.verifier = train_verifier(result.model, data[0], trainer.config, trainer.folder, trainer.device, trainer.event, quiet, trainer.precision, trainer.held)
     return result

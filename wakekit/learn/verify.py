@@ -40,12 +40,13 @@ def verifier_batches(
     config:TrainConfig,# Share of synthetic calls, the verifier's batches and augmentation, seed
     verifier:Verifier, # Whose window
     hard:np.ndarray,   # From `fooled`
+    resident:bool=False, # Do background and noise lie on the device?
 )->Batches:            # As many as it trains for
     "Calls, near misses, halves, halves that something else makes whole, and what fooled the first look"
     own, step, made = config.verifier, 2*config.verifier.features.hop_length, config.batch.synthetic
     if made is None and (n := len(data.where("positive"))): made = synthetic_share(n, 33)
     mix = BatchConfig(batch_size=own.batch_size, positive=.22, cut=.045, near_miss=.22, begun=.18, ended=.09, isolated=.045, hard=.145, end_steps=(3, 25), synthetic=made, babble=config.batch.babble)
-    return Batches(data, mix, own.augment, verifier.samples - (mix.out_steps - 1)*step, step, own.steps, config.seed, 1_000_000, hard)
+    return Batches(data, mix, own.augment, verifier.samples - (mix.out_steps - 1)*step, step, own.steps, config.seed, 1_000_000, hard, resident)
 
 # %% ../../nbs/learn/25_verify.ipynb #6552e4f7
 def identity(
@@ -70,13 +71,13 @@ def encoded(
         heard = verifier.encoder(at_rate(mel, rates[number%len(rates)]))
         return heard.float(), verifier.encoder.head(heard).float()
 
-def _learn(verifier, data, config, hard, device, quiet, precision="float32"):
+def _learn(verifier, data, config, hard, device, quiet, precision="float32", held=None):
     "Train the head; returns averaged weights and the mean loss of the last batches"
     own, rooms = config.verifier, torch.from_numpy(data.rooms).to(device)
-    batches, kept = verifier_batches(data, config, verifier, hard), copy.deepcopy(verifier.head).eval()
+    batches, kept = verifier_batches(data, config, verifier, hard, held is not None), copy.deepcopy(verifier.head).eval()
     opt, losses = torch.optim.AdamW(verifier.head.parameters(), own.lr, weight_decay=.02), []
     verifier.head.train()
-    prepare = torch.no_grad()(lambda item: encoded(verifier, batch_features(item[1], verifier.features, rooms), item[0], precision))
+    prepare = torch.no_grad()(lambda item: encoded(verifier, batch_features(item[1], verifier.features, rooms, held), item[0], precision))
     with progress(total=own.steps, desc="second look", unit=" batches", disable=quiet or None) as bar, contextlib.closing(ahead(enumerate(batches), prepare, device, 2)) as prepared:
         for (i, batch), (heard, named) in prepared:
             for group in opt.param_groups: group["lr"] = learning_rate(own.lr, 40, own.steps, i)
@@ -104,6 +105,7 @@ def train_verifier(
     event=None,         # Called with what happened, as keywords
     quiet:bool=False,   # No progress bar
     precision:str="float32", # What the encoder multiplies in: `float32` or `bf16`
+    held:dict=None,     # Background and noise on the device, from `held_on`
 )->Verifier:            # Eval mode, CPU; None when `verifier.steps` is 0
     "Teach a second look the phrase"
     if not config.verifier.steps: return None
@@ -119,7 +121,7 @@ def train_verifier(
             return verifier
     verifier.to(device)
     hard = fooled(copy.deepcopy(model).to(device).eval(), data, max(1, round(config.smooth_ms*SAMPLE_RATE/1000/model.step_samples)), device)
-    try: head, loss = _learn(verifier, data, config, hard, device, quiet, precision)
+    try: head, loss = _learn(verifier, data, config, hard, device, quiet, precision, held)
     except KeyboardInterrupt: raise KeyboardInterrupt("stopped in the second look's training; the first look is trained, and the same command goes on from there") from None
     verifier.head.load_state_dict(head.state_dict())
     verifier.cpu().eval()

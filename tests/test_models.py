@@ -134,3 +134,11 @@ def test_a_chunk_shorter_than_the_context_is_remembered():
 def test_other_front_ends():
     model = heard(ModelConfig(channels=8, dilations=(1,), features=FeatureConfig(n_mels=20)))
     assert model(torch.zeros(1, model.receptive_field)).shape == (1, 1) and np.isfinite(model_size(model)["macs_per_s"])
+
+
+def test_a_network_whose_weights_are_kept_can_be_heard_while_it_learns():
+    "Nothing of the body needs a gradient; norms count all the same"
+    model = WakeModel(ModelConfig()).train()
+    model.net.requires_grad_(False)
+    seen = model.net.stem_norm[0].num_batches_tracked.item()
+    assert not model.net(torch.randn(2, 40, 300)).requires_grad and model.net.stem_norm[0].num_batches_tracked.item() == seen + 1

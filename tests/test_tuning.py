@@ -28,11 +28,13 @@ def settings(**how): return Settings.load(environ={}, device="cpu", compile="off
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     "A network that has learned a little, and the data"
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     tmp = tmp_path_factory.mktemp("world")
     sets = prepare(tmp/"data", DataConfig(phrase="computer", synthetic=100, near_misses=20, filler=30, synthetic_rooms=2, valid_voices=.4))
     config = preset("fast", ["epochs=2", "steps_per_epoch=15", "warmup_steps=5", "batch.batch_size=48", "verifier.steps=0"])
-    return train(sets, config, tmp/"run", settings(), quiet=True), sets
+    yield train(sets, config, tmp/"run", settings(), quiet=True), sets
+    torch.set_num_threads(threads)
 
 
 @torch.no_grad()
@@ -121,6 +123,17 @@ def test_ctrl_c_gives_up_the_tuning_and_not_the_bundle(world, plain, tmp_path, m
     b = E.export(result, sets, tmp_path/"b", "computer", settings=settings(quant_tune="on"), gates=ANYTHING)
     found = b.manifest["quantization"]["tuning"]
     assert found["stopped"] and not found["kept"] and int8_files(b) == int8_files(plain) and "int8 stays as it was" in caplog.text
+
+
+def test_a_tuning_that_fails_costs_no_bundle_unless_it_was_asked_for(costly, tmp_path, monkeypatch, caplog):
+    result, sets = costly
+    def broken(*_, **__): raise OSError("no space left")
+    monkeypatch.setattr(E, "tune", broken)
+    b = E.export(result, sets, tmp_path/"b", "computer", settings=settings(), gates=ANYTHING)
+    found = b.manifest["quantization"]["tuning"]
+    assert found["failed"] == "OSError: no space left" and not found["kept"] and "stays as it was" in caplog.text
+    with pytest.raises(OSError): E.export(result, sets, tmp_path/"c", "computer", settings=settings(quant_tune="on"), gates=ANYTHING)
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["b"]
 
 
 def test_tuning_brings_int8_nearer_to_float_than_balancing_alone(world, tmp_path):

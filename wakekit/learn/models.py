@@ -187,7 +187,7 @@ def learning(self:TCN,
         (mix, norm, _), own = block.mix, block.depthwise
         y, newest = DepthwiseLast.apply(x, own.conv.weight, own.conv.dilation[0])
         x = _normed(norm, F.conv2d(_normed(block.norm, y), mix.weight[:, :, None])).relu() + newest
-    x.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
+    if x.requires_grad: x.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
     return self.head(x[:, :, 0])[:, 0]
 
 # %% ../../nbs/learn/21_models.ipynb #be806e63

@@ -60,7 +60,9 @@ def one_core_each(
     threads, quiet = torch.get_num_threads(), torch.no_grad()(f)
     if threads<2 or torch.device(device).type!="cpu": yield from ((item, quiet(item)) for item in items)
     else:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool: yield from _in_order(pool, quiet, items, threads)
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool: yield from _in_order(pool, quiet, items, threads)
+        finally: torch.set_num_threads(threads) # what helpers set is what threads that begin later find, too
 
 # %% ../../nbs/learn/24_objective.ipynb #4945f334
 def score_background(
@@ -150,7 +152,10 @@ def held_on(
     "Bring background and noise to a GPU, when it has room"
     caches = dict(background=data.background.pcm, noise=data.noise.pcm)
     if sum(x.nbytes for x in caches.values())>MOST_HELD*free_bytes(device): return None
-    return {name: torch.from_numpy(np.array(x)).to(device) for name, x in caches.items()}
+    held = {name: torch.empty(len(x), dtype=torch.int16, device=device) for name, x in caches.items()}
+    for name, x in caches.items():
+        for a in range(0, len(x), 1 << 25): held[name][a:a + (1 << 25)] = torch.from_numpy(np.array(x[a:a + (1 << 25)]))
+    return held
 
 def windows_of(
     unread:Unread, # Windows of a batch

@@ -30,7 +30,7 @@ from .quantize import _session, calibration_feeds, quantize_files, quantize_onnx
 from .compact import compacted
 from .widen import widened
 from .stream import Bundle, takes_mel
-from .threshold import judge, opening, settled
+from .threshold import judge, opening, settled, thorough
 from .tuning import tune, tuning_asked
 
 # %% ../../nbs/ship/33_export.ipynb #cca022c3
@@ -326,13 +326,19 @@ def tuned_int8(
     needed, why = tuning_asked(settings.quant_tune, *(reports[g].at_bundle_threshold for g in ("float32", "int8")), passed)
     record = quantization["tuning"] = dict(asked=settings.quant_tune, why=why, kept=False, steps=0, false_reject_rate={g: r.at_bundle_threshold.false_reject_rate for g, r in reports.items()})
     if not needed: return before
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
+    with tempfile.TemporaryDirectory(dir=bundle.path.parent, ignore_cleanup_errors=True) as tmp:
         try:
             made, errors = _tuned_files(bundle.path, Path(tmp), stream, data[0], config, audio, settings, quant_scheme(quantization["resolved"]), takes_mel(bundle.manifest.get("verifier")))
-            after = judge(replace(bundle, graphs={**bundle.graphs, "int8": (Path(tmp)/"model.int8.onnx").read_bytes()}, sessions={}), "int8", data[1], config.target_false_accepts_per_hour)
+            whole = thorough(bundle) if bundle.verifier else bundle # what was sure enough for the graphs before may not be for this one
+            after = judge(replace(whole, graphs={**bundle.graphs, "int8": (Path(tmp)/"model.int8.onnx").read_bytes()}, sessions={}), "int8", data[1], config.target_false_accepts_per_hour)
         except KeyboardInterrupt:
             record["stopped"] = True
             log.warning("stopped: int8 stays as it was before fine-tuning, and the export goes on; once more, and it stops, too")
+            return before
+        except Exception as e: # what was not asked for shall not cost a bundle that is ready
+            if settings.quant_tune=="on": raise
+            record["failed"] = f"{type(e).__name__}: {e}"
+            log.warning("int8 stays as it was before fine-tuning, which failed: %s", record["failed"])
             return before
         record |= dict(steps=len(errors), logit_error=[round(float(e.mean()), 3) for e in np.array_split(errors, 10)[::9]], false_reject_rate_after=after.at_bundle_threshold.false_reject_rate)
         if _rank(after, made) >= _rank(before, quantization): return before
@@ -388,6 +394,7 @@ def export(
         if failed and not force:
             raise BundleError(f"The model fails its gates and was not exported: {'; '.join(failed)}. " + " ".join(reports["float32"].advice) + " Or pass force=True (--force).")
         reports["int8"] = tuned_int8(bundle, stream, data, result.config, audio, settings, reports, quantization, not failed)
+        if result.verifier and quantization["tuning"]["kept"]: manifest["verifier"].pop("sure", None)
         for graph, report in reports.items(): manifest["graphs"][graph]["threshold"] = report.at_bundle_threshold.threshold
         checks8 = gates.check(reports["int8"])
         manifest["gates"] = dict(passed=not failed, forced=bool(failed), checks=[g.to_dict() for g in checks], int8=[g.to_dict() for g in checks8])

@@ -35,7 +35,7 @@ def child(code, *args, cwd=None, **how):
 def torch_of(gpus=0, mps=False, nccl=False, engines=("qnnpack", "onednn", "x86", "fbgemm")):
     "What the flags read of torch"
     yes = lambda value: lambda: value
-    return SimpleNamespace(cuda=SimpleNamespace(is_available=yes(gpus > 0), device_count=yes(gpus)),
+    return SimpleNamespace(cuda=SimpleNamespace(is_available=yes(gpus > 0), device_count=yes(gpus), get_device_capability=lambda device: (8, 7)),
         distributed=SimpleNamespace(is_available=yes(True), is_nccl_available=yes(nccl), is_gloo_available=yes(True)),
         backends=SimpleNamespace(mps=SimpleNamespace(is_available=yes(mps)), quantized=SimpleNamespace(supported_engines=["none", *engines]), xnnpack=SimpleNamespace(enabled=True)))
 
@@ -74,6 +74,7 @@ def test_the_table_of_settings_on_another_machine(monkeypatch, name):
     for k, v in environ.items(): monkeypatch.setenv(k, v)
     found = Settings.load("", {})
     assert " ".join(found.resolve(k) for k in ("device", "quant_backend", "mp_start", "dist_backend")) == becomes and found.resolve("compile") == "off"
+    assert found.resolve("precision") == ("bf16" if becomes.startswith("cuda") else "float32")
     assert all(found.row(k).ok for k in found.hints())
     for wrong in refused:
         flag, _, value = wrong.partition("=")

@@ -88,7 +88,8 @@ def warm(
     bundle, digest = (on or Here()).open(name, version, where)
     detector = Detector(bundle, **options)
     detector.score(np.zeros(16_000, np.float32))
-    if detector._second: detector._second.rehearse()
+    if second := detector._second: # in every way that it may be asked
+        for rates in filter(len, (second.rates[:1], second.rates[1:])): second._ask(second._before(), rates)
     return Served(name, version, bundle, digest, options)
 
 # %% ../../nbs/serve/36_store.ipynb #5cc661d6

@@ -17,7 +17,7 @@ from ..learn.metrics import Smoother
 # %% ../../nbs/ship/29_look.ipynb #2fbea104
 @functools.lru_cache(maxsize=32)
 def _places(n, rate):
-    "Where each frame of a shortened window comes from: two frames, and the share of the second; and how many are left over"
+    "The two frames that each of a shortened window lies between, the share of the second, how many are left"
     short = max(1, round(n*rate))
     at = np.clip((np.arange(short) + .5)*(n/short) - .5, 0, n - 1)
     low = at.astype(np.int64)
@@ -33,6 +33,9 @@ def window_at(
     out = np.full_like(mel, mel.min())
     out[:, left:] = mel[:, low]*(1 - share) + mel[:, high]*share
     return out
+
+
+def _logit(p, least): return math.log((p := min(max(p, least), 1 - least))/(1 - p))
 
 # %% ../../nbs/ship/29_look.ipynb #260346ed
 RECENT_FRAMES = 25 # Half a second: how far back the first look's best score counts
@@ -80,13 +83,7 @@ class SecondLook:
         threshold:float, # Score that fires now
     ):
         "Be in doubt around another threshold"
-        logit = lambda p: math.log(min(max(p, 1e-6), 1 - 1e-6)/(1 - min(max(p, 1e-6), 1 - 1e-6)))
-        if threshold != usual: self.sure = tuple(x + logit(threshold) - logit(usual) for x in self.sure)
-
-    def rehearse(self):
-        "Ask in every way once, to find out whether it works; nothing is remembered of it"
-        window = self._empty.astype(np.float32)
-        for rates in filter(len, (self.rates[:1], self.rates[1:])): self._ask(window, rates)
+        if threshold != usual: self.sure = tuple(x + _logit(threshold, 1e-6) - _logit(usual, 1e-6) for x in self.sure)
 
     def _answer(self, logit, at):
         "The score from step `at` on: of the mean of the looks that followed each other, when there are enough"
@@ -105,7 +102,7 @@ def _process(self,
     firing:tuple=None, # (Score that fires, steps that nobody listens for after it, steps that nobody listens for from here on); None: somebody always does
 )->np.ndarray:         # Final scores, (steps,) float32; 0 where the first look is not convinced, nor was just before
     "Replace the scores of the first look by those of the second"
-    if heard.shape[-1] != len(scores)*self._step: raise BundleError(f"for {len(scores)} scores the graph gave {heard.shape[-1]} frames, not {len(scores)*self._step}: its manifest has another hop_samples; export the bundle again")
+    if heard.shape[-1] != len(scores)*self._step: raise BundleError("the manifest has another hop_samples than the graph: export the bundle again")
     smoothed = self._smoother.process(scores)
     if len(scores) and highest(smoothed) < self.open_at and self._seen - self._convinced > self.hold_frames: return self._nothing(smoothed.tolist(), heard)
     at = self._seen + np.arange(len(scores))
@@ -167,8 +164,7 @@ def _look(self, heard, first):
     "The window that ends with `heard`: the verifier's logit and a share of the first look's"
     window = (np.concatenate([self._before(), heard], -1) if heard.shape[-1] < self.size else heard)[..., -self.size:]
     self.n_looks += 1
-    first = min(max(first, 1e-4), 1 - 1e-4)
-    return self._judged(window) + self.first_weight*math.log(first/(1 - first))
+    return self._judged(window) + self.first_weight*_logit(first, 1e-4)
 
 SecondLook._keep, SecondLook._before, SecondLook._judged, SecondLook._ask, SecondLook._look = _keep, _before, _judged, _ask, _look
 

@@ -178,9 +178,13 @@ def _import_lines(imports):
     others = [l for l in lines if l.split()[1].split(".")[0] in ("numpy", "onnxruntime")]
     return [l for l in lines if l not in others], others
 
-def _bare(source):
-    "Without comments: they are in the library"
+def _bare(source, methods=()):
+    "Without comments, and without what private functions say of themselves: that is in the library. `methods` are functions that a class takes over"
     lines = source.splitlines()
+    for n in ast.walk(ast.parse(source)):
+        if not (isinstance(n, ast.FunctionDef) and re.match("_[a-z]", n.name) and n.name not in methods and len(n.body) > 1 and ast.get_docstring(n)): continue
+        doc = n.body[0]
+        if lines[doc.lineno - 1].lstrip().startswith('"'): lines[doc.lineno - 1:doc.end_lineno] = [""]*(doc.end_lineno - doc.lineno + 1)
     for t in tokenize.generate_tokens(io.StringIO(source).readline):
         if t.type == tokenize.COMMENT: lines[t.start[0] - 1] = lines[t.start[0] - 1][:t.start[1]].rstrip()
     return "\n".join(l for l in lines if l.strip())
@@ -202,9 +206,9 @@ def write_source(
     missing:str="raise",  # Statement for when numpy or onnxruntime is missing
 )->str:                   # Python source
     "Put everything into one file"
-    body, done = [], set()
+    body, done, methods = [], set(), {name for p in found.pieces if p.adds_to for name in re.findall(r"\b_\w+", p.source)}
     for p in found.pieces:
-        if p.source not in done or not p.names: body.append(_bare(_swapped(p, found.swaps)))
+        if p.source not in done or not p.names: body.append(_bare(_swapped(p, found.swaps), methods))
         done.add(p.source)
     text = "\n\n".join(body)
     for old, new in reword.items():

@@ -35,18 +35,19 @@ def takes_mel(
     "Does the second look take the frames of the first?"
     return verifier is not None and "frames" in verifier
 
-def _number(v, low=0.): return type(v) in (int, float) and math.isfinite(v) and v >= low
+def _number(v, low=0., high=math.inf): return type(v) in (int, float) and math.isfinite(v) and low <= v <= high
+def _numbers(v, least, most, *limits): return isinstance(v, list) and least <= len(v) <= most and all(_number(x, *limits) for x in v)
+def _count(v, high=1 << 30): return type(v) is int and 0 < v <= high
 
-def _picture_fits(v, m):
+def _frames_fit(v, m):
     "Does the manifest say all about frames that are handed over?"
-    count, rates, sure = (lambda k: type(v.get(k)) is int and v[k] > 0), v.get("rates", [1.]), v.get("sure", [0., 0.])
-    if not (m["schema_version"] > 2 and all(map(count, ("frames", "n_mels", "hop_samples"))) and m["step_samples"]%v["hop_samples"] == 0 and _number(v.get("floor"), -1e3)): return False
-    return v["frames"]*v["n_mels"] <= 1 << 20 and isinstance(rates, list) and 0 < len(rates) <= 16 and all(_number(r, .1) and r <= 1 for r in rates) and isinstance(sure, list) and len(sure) == 2 and all(_number(x, -1e3) for x in sure) and sure[0] <= sure[1]
+    ok = m["schema_version"] > 2 and all(_count(v.get(k), 1 << 14) for k in ("frames", "n_mels", "hop_samples")) and m["step_samples"]%v["hop_samples"] == 0 and v["frames"]*v["n_mels"] <= 1 << 20
+    return ok and _number(v.get("floor"), -1e3) and _numbers(v.get("rates", [1.]), 1, 16, .1, 1) and _numbers(sure := v.get("sure", [0., 0.]), 2, 2, -1e3) and sure[0] <= sure[1]
 
 def _verifier_fits(v, m):
     "Does the manifest say all about the second look that is needed?"
-    ok = isinstance(v, dict) and isinstance(v.get("file"), str) and v["file"] in m["files"] and type(v.get("samples")) is int and v["samples"] > 0 and all(_number(v.get(k)) for k in ("every_ms", "smooth_ms", "open_at")) and _number(v.get("first_weight", 0.))
-    return ok and type(v.get("looks", 1)) is int and 0 < v.get("looks", 1) <= 100 and v["every_ms"] <= 60_000 and (not takes_mel(v) or _picture_fits(v, m))
+    ok = isinstance(v, dict) and isinstance(v.get("file"), str) and v["file"] in m["files"] and _count(v.get("samples")) and all(_number(v.get(k)) for k in ("smooth_ms", "open_at")) and _number(v.get("every_ms"), 0, 60_000)
+    return ok and _number(v.get("first_weight", 0.)) and _count(v.get("looks", 1), 100) and (not takes_mel(v) or _frames_fit(v, m))
 
 def _manifest(folder):
     "The manifest of `folder`, or what is wrong with it"
@@ -134,11 +135,10 @@ def graph_session(
     if name not in bundle.graphs: raise BundleError(f"{bundle.path} has no graph {name!r}: choose one of {', '.join(bundle.graphs)}")
     if name in bundle.sessions: return bundle.sessions[name]
     session = _opened(bundle, bundle.graphs[name], name)
-    ports, mel = [{p.name for p in session.get_inputs()}, {p.name for p in session.get_outputs()}], {"mel"} if takes_mel(bundle.manifest.get("verifier")) else set()
+    ports, v = [{p.name for p in session.get_inputs()}, {p.name for p in session.get_outputs()}], bundle.manifest.get("verifier")
+    bands, mel = next((p.shape[1] for p in session.get_outputs() if p.name == "mel"), 0), {"mel"} if takes_mel(v) else set()
     size = next((p.shape[-1] for p in session.get_inputs() if p.name == "state"), None)
-    bands = next((p.shape[1] for p in session.get_outputs() if p.name == "mel"), 0) if mel else 0
-    if mel and isinstance(bands, int) and bands != bundle.manifest["verifier"]["n_mels"]: raise BundleError(f"{bundle.path}: graph {name!r} does not fit the manifest (its frames have {bands} bands): export the bundle again")
-    if ports != [{"pcm", "state"}, {"score", "state_out"} | mel] or (isinstance(size, int) and size != bundle.manifest["state_size"]):
+    if ports != [{"pcm", "state"}, {"score", "state_out"} | mel] or (mel and isinstance(bands, int) and bands != v["n_mels"]) or (isinstance(size, int) and size != bundle.manifest["state_size"]):
         raise BundleError(f"{bundle.path}: graph {name!r} does not fit the manifest (its ports are {ports}, its state {size}): export the bundle again")
     return bundle.sessions.setdefault(name, session)
 
@@ -247,16 +247,13 @@ def _runs(self, chunk):
     for at in range(0, len(pcm), self.max_steps*self._step):
         piece = pcm[at:at + self.max_steps*self._step]
         for lead, part in self._gate.split(piece) if self._gate else ((piece[:0], piece),):
-            try: found = self._resting(part) if lead is None else self._run(part, lead)
+            n = len(part)//self._step
+            try: found = self._run(part, lead) if lead is not None else (np.zeros(n, np.float32), self._second.rest(n, part) if self._second else part)
             except Exception: # a model server may be away for a while: what it did not hear is heard with the next chunk
                 self._rest = np.concatenate([pcm[done:], self._rest])[-self.max_steps*self._step:]
                 raise
             done += len(part)
             yield found
-
-def _resting(self, pcm):
-    n = len(pcm)//self._step
-    return np.zeros(n, np.float32), self._second.rest(n, pcm) if self._second else pcm
 
 def _run(self, pcm, lead):
     "Scores of the graph, and what they came from; `lead`: what was heard before while it rested"
@@ -290,7 +287,7 @@ def _judged(self, scores, heard, firing=False):
     if not self._second: return scores
     return self._second.process(scores, heard, (self.threshold, self.refractory_frames, self._free - first) if firing and self.smooth_frames == 1 else None)
 
-Detector.score, Detector._runs, Detector._resting, Detector._run, Detector._ready, Detector._judged = _score, _runs, _resting, _run, _ready, _judged
+Detector.score, Detector._runs, Detector._run, Detector._ready, Detector._judged = _score, _runs, _run, _ready, _judged
 
 # %% ../../nbs/ship/30_stream.ipynb #2556daf1
 @dataclass(frozen=True)

@@ -36,12 +36,17 @@ def update(self:Dataset,
 
 # %% ../../nbs/data/12_corrections.ipynb #76d364dc
 @patch
+def _carry(self:Dataset, clip, trashed):
+    "The files of a clip into the trash or out of it; the caller holds the lock"
+    for suffix in (".wav", ".json"): # in this order: the recording's place decides
+        os.replace(clip.path.with_suffix(suffix), self.path/("trash" if trashed else "clips")/f"{clip.id}{suffix}")
+
+@patch
 def _move(self:Dataset, id, trashed):
     with self._lock():
         clip = self[id]
         if clip.trashed == trashed: return clip
-        for suffix in (".wav", ".json"): # in this order: the recording's place decides
-            os.replace(clip.path.with_suffix(suffix), self.path/("trash" if trashed else "clips")/f"{id}{suffix}")
+        self._carry(clip, trashed)
         self.index.run("UPDATE items SET trashed = ? WHERE id = ?", [int(trashed), id])
     return self[id]
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from ..core import SAMPLE_RATE, AudioError, BundleError, Config, atomic_write, read_json, write_json
-from ..data.audio import speech_bounds
 from ..data.voices import recite, voice_bank
 from .embed import windows
 from .features import LogMel

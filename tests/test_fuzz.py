@@ -1,5 +1,5 @@
 "Whatever the OpenAPI allows and forbids is sent to the whole training service: WAKEKIT_FUZZ_EXAMPLES=200 pytest tests/test_fuzz.py for more than CI does."
-import io, os, shutil
+import io, os, re, shutil
 import numpy as np, pytest, soundfile as sf
 import sqlalchemy as sa
 pytest.importorskip("fastapi")
@@ -35,6 +35,7 @@ class State:
         self.web.post("/datasets", json=dict(name="kitchen", phrase="hey jarvis"))
         for i in range(24): assert self.web.post(f"/datasets/kitchen/recordings?label={'positive' if i < 12 else 'noise'}", content=wav(i), headers={"Content-Type": "audio/wav"}).status_code == 201
         self.clips = [c["id"] for c in self.web.get("/datasets/kitchen/recordings").json()["clips"]]
+        assert self.web.post("/datasets/kitchen/changes", json=dict(clips=self.clips[:2], notes="one of two")).json()["change"]["id"] == 1
         self.copy = shutil.copytree(self.home, tmp/"copy")
         self.job = self.web.post("/train", json=dict(dataset="kitchen")).json()["id"]
         toy_bundle(self.service.root/"jobs"/self.job/"export")
@@ -129,6 +130,8 @@ def test_the_api_does_what_its_openapi_says(state, monkeypatch):
     @schema.hook
     def map_body(context, body):
         if isinstance(body, dict) and isinstance(body.get("job_id"), str) and len(body["job_id"]) % 2 == 0: body["job_id"] = state.job
+        if isinstance(body, dict) and isinstance(body.get("clips"), list) and len(str(body)) % 2 and all(isinstance(c, str) and re.fullmatch("[0-9a-f]{16}", c) for c in body["clips"]): body["clips"] = state.clips[:len(body["clips"])]
+        if isinstance(body, dict) and isinstance(body.get("id"), int) and context.operation.path.endswith(("/undo", "/redo")) and 1 <= body["id"] < 10**6: body["id"] = 1
         if isinstance(body, dict) and type(body.get("file")).__name__ == "Binary": body |= dict(file=type(body["file"])(wav(len(body))), label=body.get("label", "noise"))
         return body
     schemathesis.check(is_problem)

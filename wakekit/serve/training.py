@@ -31,11 +31,13 @@ from .live import Hub, serve_events
 from .metrics import Metrics
 from .queue import LENGTHS_S, STATES, Queue, jobs, tallies
 from .registry import Registry
+from .routes_changes import change_routes
 from .routes_data import clip_routes, dataset_routes, recording_routes, trash_routes
 from .routes_devices import device_routes, shipping_routes
 from .routes_environment import Environment, environment_routes
 from .routes_heard import heard_routes
 from .routes_jobs import artifact_routes, job_routes, model_routes, preset_routes, train_routes
+from .routes_quality import picture_routes
 from .routes_voices import speech_routes, voice_routes
 from .speaking import Booth
 
@@ -243,7 +245,7 @@ def create_app(
     app.state.service = s
     system_routes(app, s)
     event_routes(app, s, guard)
-    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, preset_routes, train_routes, job_routes, artifact_routes, heard_routes, model_routes, device_routes, shipping_routes, voice_routes, speech_routes, environment_routes): app.include_router(routes(s))
+    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, picture_routes, change_routes, preset_routes, train_routes, job_routes, artifact_routes, heard_routes, model_routes, device_routes, shipping_routes, voice_routes, speech_routes, environment_routes): app.include_router(routes(s))
     install_problems(app, bool(settings.api_token), _OPEN)
     app.add_middleware(Limits, max_bytes=settings.max_upload_mb*1_000_000, uploads="/recordings")
     app.add_middleware(guard.around)

@@ -11,6 +11,7 @@ from schemathesis.engine.events import FatalError, FuzzScenarioFinished, NonFata
 from wakekit.env import Settings
 from wakekit.serve import routes_environment, routes_jobs
 from wakekit.serve.live import log_lines
+from wakekit.serve.look import look_at
 from wakekit.serve.queue import jobs
 from wakekit.serve.training import create_app
 from wakekit.ship.evaluate import evaluate
@@ -36,6 +37,7 @@ class State:
         for i in range(24): assert self.web.post(f"/datasets/kitchen/recordings?label={'positive' if i < 12 else 'noise'}", content=wav(i), headers={"Content-Type": "audio/wav"}).status_code == 201
         self.clips = [c["id"] for c in self.web.get("/datasets/kitchen/recordings").json()["clips"]]
         assert self.web.post("/datasets/kitchen/changes", json=dict(clips=self.clips[:2], notes="one of two")).json()["change"]["id"] == 1
+        look_at(self.service.catalog.open("kitchen"))
         self.copy = shutil.copytree(self.home, tmp/"copy")
         self.job = self.web.post("/train", json=dict(dataset="kitchen")).json()["id"]
         toy_bundle(self.service.root/"jobs"/self.job/"export")

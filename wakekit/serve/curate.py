@@ -7,7 +7,8 @@ __all__ = []
 
 # %% ../../nbs/serve/42_curate.ipynb #663eff9d
 from fastcore.basics import patch
-from .client import Client, _segment
+from ..learn.explore import ClipMap
+from .client import Client, JobHandle, _segment
 
 # %% ../../nbs/serve/42_curate.ipynb #67114bec
 @patch
@@ -55,3 +56,21 @@ def spectrogram(self:Client,
 )->bytes:                  # PNG
     "A picture of what a clip sounds like"
     return self.ask("GET", f"/datasets/{_segment(name)}/recordings/{_segment(clip_id)}/spectrogram", params=dict(width=width, start_s=start_s, duration_s=duration_s)).content
+
+# %% ../../nbs/serve/42_curate.ipynb #1734c34f
+@patch
+def look(self:Client,
+    name:str, # Of a dataset
+)->JobHandle: # Wait for it, or look how far it is
+    "Have a service listen to all clips of a dataset"
+    return JobHandle(self, self.post(f"/datasets/{_segment(name)}/look")["id"])
+
+@patch
+def map_of(self:Client,
+    name:str,    # Of a dataset
+    limit:int=5000, # At most so many clips, evenly thinned
+    **asked,     # label, speaker, source, voice, finding, search, suspects
+)->ClipMap:      # The clips in the plane
+    "The map that the last look at a dataset has laid out"
+    found = self.get(f"/datasets/{_segment(name)}/map", limit=limit, **asked)
+    return ClipMap(found["points"], found["name"], found["phrase"], found["method"])

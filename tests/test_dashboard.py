@@ -134,6 +134,7 @@ def test_a_map_whose_clips_are_chosen_with_a_rectangle_and_set_right(house, desk
     until(lambda: client.dataset("map")["wake_clips"] == 20)
     desk.press("map", "Redo")
     until(lambda: client.dataset("map")["wake_clips"] == 10)
+    desk.until("document.querySelector('#panel-map .wk-map-key').innerText.includes('negative (10)')") # the map shows what they are now
     # a click on a point plays it
     desk.until(desk.panel("map", ".points.length === 20"))
     x, y = desk.run(desk.panel("map", """ && (() => { const p = document.querySelector('#panel-map .wakekit').panel; p.choose([]); p.canvas.scrollIntoView({block: 'center'}); const b = p.canvas.getBoundingClientRect(), [x, y] = p.place(p.points[0]); return [b.left + x, b.top + y] })()"""))

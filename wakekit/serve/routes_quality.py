@@ -63,11 +63,16 @@ class MapOut(BaseModel):
     phrase:str
     method:str
     created:str = Field(description="When the look was taken")
-    stale:bool = Field(description="Was something changed since?")
+    stale:bool = Field(description="Are there clips that it has not heard?")
     total:int = Field(description="How many clips match")
     points:list[PointOut]
 
 LookJob = create_model("LookJob", __doc__="The job of a look", **{f.name: (f.type, ...) for f in fields(Job) if f.name not in ("lease", "strikes")})
+
+def _as_now(ds, points):
+    "Points with what is said about their clips now, without those that are in use no more; are there clips that the look has not heard?"
+    said = {r["id"]: r for r in ds.index.run("SELECT id, label, speaker, voice, source, notes, original_name FROM items WHERE trashed = 0")}
+    return [{**p, **said[p["id"]]} for p in points if p["id"] in said], bool(said.keys() - {p["id"] for p in points})
 
 def last_look(
     s,         # Service, with `catalog`
@@ -101,7 +106,8 @@ def look_routes(
                 search:Annotated[str, Query(max_length=200)]="", suspects:Annotated[bool, Query(description="Only those whose label their sound contradicts")]=False, limit:Annotated[int, Query(ge=1, le=20_000)]=5000):
         "The map that the last look has laid out"
         found = last_look(s, name, "map")
-        points = matching(found["map"]["points"], label, speaker, source, voice, finding, search, suspects)
+        with s.catalog.while_there(name): points, new = _as_now(s.catalog.open(name), found["map"]["points"])
+        points = matching(points, label, speaker, source, voice, finding, search, suspects)
         shown = points if len(points) <= limit else [points[i*len(points)//limit] for i in range(limit)]
-        return {k: found["map"][k] for k in ("name", "phrase", "method")} | dict(created=found["created"], stale=found["stale"], total=len(points), points=shown)
+        return {k: found["map"][k] for k in ("name", "phrase", "method")} | dict(created=found["created"], stale=new, total=len(points), points=shown)
     return r

@@ -35,7 +35,7 @@ export class ClipMap extends Panel {
     this.legend = h('div.wk-map-key')
     this.words = h('p.wk-dim')
     this.go = h('button.wk-main', { type: 'button', click: () => this.look() }, 'Listen to all clips')
-    this.view = new JobView(this, { ended: () => this.load() })
+    this.view = new JobView(this, { ended: () => { this.view.root.hidden = this.view.job?.state === 'succeeded'; this.load() } })
     this.none = h('p', 'Choose clips on the map: drag a rectangle around some, or click one.')
     this.list = h('div.wk-clips', { role: 'listbox', 'aria-label': 'Chosen clips', tabIndex: 0 })
     this.number = h('span.wk-dim')
@@ -85,7 +85,7 @@ export class ClipMap extends Panel {
       this.seen.hidden = !found
       this.go.textContent = found ? 'Listen again' : 'Listen to all clips'
       if (!found) return
-      this.hint.textContent = `Listened ${ago(found.created)}${found.stale ? '; something was changed since' : ''}.`
+      this.hint.textContent = `Listened ${ago(found.created)}${found.stale ? '; there are clips that were not heard yet' : ''}.`
       this.points = found.points
       this.words.textContent = `${several(found.total, 'clip')}${found.points.length < found.total ? `, of which ${count(found.points.length)} are drawn` : ''}. Those that lie together sound alike.`
       const ids = new Set(found.points.map(p => p.id))

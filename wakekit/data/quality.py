@@ -147,7 +147,7 @@ RULES = dict( # kind: severity, which rows of figures and labels, what it is, wh
     no_speech=("bad", lambda f, l: _speech(l) & (f["snr_db"] < 4) & (f["peak_db"] >= -80), "without anything that stands out of the room", "listen whether somebody speaks; if not, it is noise"),
     noisy=("doubt", lambda f, l: _speech(l) & (f["snr_db"] >= 4) & (f["snr_db"] < 9), "hardly above the room", "come nearer, or keep them if it is as loud where the device will stand"),
     faint=("doubt", lambda f, l: _speech(l) & (f["level_db"] < -50) & (f["peak_db"] >= -80), "very faint", "come nearer or turn the gain up; 16 bits leave little of them"),
-    offset=("doubt", lambda f, l: (np.abs(f["dc"]) > .01) & (20*np.log10(np.abs(f["dc"]) + 1e-9) > f["level_db"] - 15), "off zero (a DC offset)", "take another input or sound card, or export through a high-pass"),
+    offset=("doubt", lambda f, l: (np.abs(f["dc"]) > .015) & (20*np.log10(np.abs(f["dc"]) + 1e-9) > f["level_db"] - 15), "off zero (a DC offset)", "take another input or sound card, or export through a high-pass"),
     gaps=("doubt", lambda f, l: f["gaps"] >= 1, "interrupted by digital zeros in mid-sound", "the recording lost samples: close other programs or take a larger buffer, and record again"),
     gated=("note", lambda f, l: _speech(l) & (f["zeros"] > .3) & (f["gaps"] < 1) & (f["peak_db"] >= -80), "digital zeros for more than 30 % of the time, as behind a noise gate", "switch noise suppression off, or a detector learns the silence around the phrase"),
     short=("bad", lambda f, l: _call(l) & ((f["spoken_s"] < .25) | (f["duration_s"] < .3)), "too short for a phrase", "they teach that half a word is enough: trash them"),

@@ -110,9 +110,13 @@ def test_a_map_whose_clips_are_chosen_with_a_rectangle_and_set_right(house, desk
     desk.until("!!document.querySelector('.wk-desk select option[value=map]')")
     desk.put(".wk-desk select", "map")
     desk.tab("Data quality")
-    desk.says("map", "Nobody has listened to this dataset yet")
-    desk.press("map", "Listen to all clips")
+    desk.says("quality", "Nobody has listened to this dataset yet")
+    desk.press("quality", "Listen to all clips")
     desk.says("map", "20 clips. Those that lie together sound alike")
+    # the report: what to record next, and what was found, whose clips are shown on the map
+    desk.says("quality", "What to record next")
+    assert desk.run("document.querySelectorAll('#panel-quality .wk-advice li').length") >= 3 and "20" in desk.run("document.querySelector('#panel-quality .wk-tiles').innerText")
+    assert TestClient(create_app(Settings(training_url=client.url, data_dir=tmp_path)), base_url="http://127.0.0.1").get("/api/datasets/map/report.html").text.startswith("<!doctype html>")
     # a rectangle around all points that are what they are not: the panel itself says where they lie
     where = desk.until(desk.panel("map", """ && (() => { const p = document.querySelector('#panel-map .wakekit').panel, r = p.canvas.getBoundingClientRect()
         p.canvas.scrollIntoView({block: 'center'})

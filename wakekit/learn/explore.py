@@ -241,7 +241,7 @@ class ClipCards:
         if self.players: write_wav(audio, [x])
         player = f'<audio controls preload="none" style="width:100%;height:2em" src="{url("audio/wav", audio.getvalue())}"></audio>' if self.players else ""
         return (f'<div style="width:15em;margin:0 1em 1em 0;font-size:85%"><b>{escape(clip.original_name or clip.id)}</b><br>{about}<br>'
-                f'<img alt="spectrogram" style="width:100%;height:5em" src="{url("image/png", spectrogram_png(x, 240))}">{player}</div>')
+                f'<img alt="spectrogram" style="width:100%;height:5em;image-rendering:pixelated" src="{url("image/png", spectrogram_png(x, 120))}">{player}</div>')
     def _repr_html_(self):
         rest = f"<p>and {len(self.ids) - self.most} more</p>" if len(self.ids) > self.most else ""
         return f'<div style="display:flex;flex-wrap:wrap">{"".join(self._card(self.ds[id]) for id in self.ids[:self.most])}</div>{rest}'

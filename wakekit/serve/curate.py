@@ -66,6 +66,13 @@ def look(self:Client,
     return JobHandle(self, self.post(f"/datasets/{_segment(name)}/look")["id"])
 
 @patch
+def report_of(self:Client,
+    name:str, # Of a dataset
+)->dict:      # findings, suspects, duplicates, leaks, coach, stale…
+    "What the last look at a dataset has found"
+    return self.get(f"/datasets/{_segment(name)}/report")
+
+@patch
 def map_of(self:Client,
     name:str,    # Of a dataset
     limit:int=5000, # At most so many clips, evenly thinned

@@ -7,8 +7,9 @@ __all__ = ['FOLDER', 'STAGES', 'stamp_of', 'looked', 'look_at', 'run_look']
 
 # %% ../../nbs/serve/38_look.ipynb #d95e483b
 from pathlib import Path
-from ..core import ConfigError, DatasetError, MissingExtraError, read_json, watch_progress, write_json
+from ..core import ConfigError, DatasetError, MissingExtraError, need, read_json, watch_progress, write_json
 from ..data.dataset import Dataset, _now
+from ..data.report import report
 from ..learn.explore import clip_map
 
 # %% ../../nbs/serve/38_look.ipynb #2c39ba04
@@ -36,31 +37,49 @@ def looked(
     return found
 
 # %% ../../nbs/serve/38_look.ipynb #ec98652e
-STAGES = {"looking": .25, "listening": .65, "laying out": .1} # Of a look, and their shares of its time
+STAGES = {"listening": .6, "looking at clips": .3, "laying out": .1} # Of a look, and their shares of its time
+
+def _rows(ds):
+    "Embeddings of its clips, and a word why there are none"
+    try: need("torch")
+    except MissingExtraError as e: return None, f"no map, and no label is doubted: {e}"
+    from wakekit.learn.embed import embed
+    return embed(ds), ""
+
+def _found(ds):
+    "Report, map, what was missing, and the stamp of all that; of one moment, though others go on working"
+    for _ in range(5):
+        stamp, clips = stamp_of(ds.path), ds.clips()
+        rows, note = _rows(ds)
+        if rows is not None and len(rows) != len(clips): continue
+        r = report(ds, rows)
+        if [c.id for c in ds.clips()] == [c.id for c in clips]: return r, rows is not None and clip_map(ds, clips, rows, r), note, stamp
+    raise DatasetError(f"clips come and go in {ds.name!r} faster than they can be looked at: try again later")
 
 def look_at(
     ds:Dataset, # Any
-)->dict:        # created, stamp, note, clips
-    "Lay out the map of a dataset, and keep it"
-    home, stamp, note, clips = ds.path/FOLDER, stamp_of(ds.path), "", ds.clips()
-    try: found = clip_map(ds, clips).to_dict()
-    except MissingExtraError as e: found, note = None, f"no map: {e}"
-    for what, of in dict(map=found).items():
-        if of is None: (home/f"{what}.json").unlink(missing_ok=True)
+)->dict:        # created, stamp, note, clips, findings, suspects
+    "Make the report and the map of a dataset, and keep them"
+    home = ds.path/FOLDER
+    r, found, note, stamp = _found(ds)
+    r.save_page(home/"report.html", ds)
+    for what, of in dict(report=r.to_dict(), map=found and found.to_dict()).items():
+        if not of: (home/f"{what}.json").unlink(missing_ok=True)
         else: write_json(home/f"{what}.json", of, indent=0)
-    about = dict(created=_now(), stamp=stamp, note=note, clips=len(clips))
+    about = dict(created=_now(), stamp=stamp, note=note, clips=r.d["clips"], findings=len(r.d["findings"]), suspects=len(r.d["suspects"]))
     write_json(home/"look.json", about)
     return about
 
+# %% ../../nbs/serve/38_look.ipynb #ad428a9d
 def run_look(
     job:dict,  # Where the dataset is (`source`)
     folder,    # Of the job; nothing is kept there
     settings,  # Not used
-    report,    # Who is told: `wakekit.serve.work.Report`
-)->dict:       # clips; note: what could not be made, and why
+    teller,    # Who is told: `wakekit.serve.work.Report`
+)->dict:       # clips, findings, suspects; note: what could not be made, and why
     "Look at a dataset; killed at any moment, the same call goes on, since what was heard is kept with the dataset"
-    report.shares, source = STAGES, Path(job["source"])
+    teller.shares, source = STAGES, Path(job["source"])
     if not (source/"dataset.json").is_file(): raise DatasetError(f"the dataset {source.name!r} has been deleted since this job was queued: restore it, and retry the job")
-    def told(desc, n, total): report.progress(desc if desc in STAGES else "looking", n/max(1, total or 1))
+    def told(desc, n, total): teller.progress(desc if desc in STAGES else "looking at clips", n/max(1, total or 1))
     with watch_progress(told): about = look_at(Dataset.open(source))
-    return dict(clips=about["clips"], note=about["note"])
+    return {k: about[k] for k in ("clips", "findings", "suspects", "note")}

@@ -7,12 +7,13 @@ import { Evaluate } from './evaluate.js'
 import { Jobs } from './jobs.js'
 import { Live } from './live.js'
 import { ClipMap } from './map.js'
+import { Quality } from './quality.js'
 import { Record } from './record.js'
 import { Ship } from './ship.js'
 import { Synthesize } from './synth.js'
 import { Train } from './train.js'
 
-const PANELS = { desk: Desk, record: Record, clips: Clips, map: ClipMap, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, live: Live, ship: Ship, environment: Environment }
+const PANELS = { desk: Desk, record: Record, clips: Clips, map: ClipMap, quality: Quality, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, live: Live, ship: Ship, environment: Environment }
 const root = new URL('..', import.meta.url).pathname.replace(/\/$/, ''), service = new Service(`${root}/api`), chosen = new Chosen(`wakekit ${root}`)
 
 const about = await fetch(`${root}/health`).then(r => r.json()).catch(() => ({}))

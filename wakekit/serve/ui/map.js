@@ -1,6 +1,5 @@
 // The map of a dataset: clips that sound alike lie together. Choose some by a click or a rectangle, hear and see them, set them right at once, and take that back.
-import { Panel, Trouble, ago, code, count, h, options, several, sure } from './base.js'
-import { JobView } from './jobs.js'
+import { Panel, Trouble, code, count, h, options, several, sure } from './base.js'
 
 export const COLOURS = ['#2a6fdb', '#e4572e', '#2e9e5b', '#9b4dca', '#c99700', '#00a3a3', '#d6478f', '#8a6a50'], OTHERS = '#8a8a8a', LABELS = ['positive', 'negative', 'noise']
 const KEYS = { p: 'positive', n: 'negative', o: 'noise' }, MOST = 5000, PAGE = 12, NEAR = 12
@@ -34,8 +33,6 @@ export class ClipMap extends Panel {
     this.canvas = h('canvas.wk-map', { tabIndex: 0, role: 'img', 'aria-label': 'Map of the clips; drag a rectangle to choose some, click one to hear it' })
     this.legend = h('div.wk-map-key')
     this.words = h('p.wk-dim')
-    this.go = h('button.wk-main', { type: 'button', click: () => this.look() }, 'Listen to all clips')
-    this.view = new JobView(this, { ended: () => { this.view.root.hidden = this.view.job?.state === 'succeeded'; this.load() } })
     this.none = h('p', 'Choose clips on the map: drag a rectangle around some, or click one.')
     this.list = h('div.wk-clips', { role: 'listbox', 'aria-label': 'Chosen clips', tabIndex: 0 })
     this.number = h('span.wk-dim')
@@ -50,15 +47,17 @@ export class ClipMap extends Panel {
     this.seen = h('div.wk-two.wide', h('section.wk-card', h('div.wk-bar.wk-filters', ...Object.values(this.filter), h('label.wk-check', this.suspects, 'Suspects'), this.by), this.canvas, this.legend, this.words),
       h('section.wk-card', h('div.wk-bar', h('h3', 'Chosen'), this.number, h('span.wk-fill'), this.undoButton, this.redoButton), this.none, this.list, h('div.wk-bar', this.back, this.forth), this.picture, this.player, this.acts,
         h('p.wk-dim', 'Keys: ↑ ↓ choose, space plays, P N O label and X throws away the one that is marked, U undoes.')))
-    this.inner = h('div', this.said, h('div.wk-bar', this.go, this.hint = h('span.wk-dim')), this.view.root, this.seen)
+    this.inner = h('div', this.said, this.seen)
     this.root.append(this.nothing, this.inner)
     this.canvas.addEventListener('pointerdown', e => this.drag(e))
     this.list.addEventListener('keydown', e => this.key(e))
     const size = new ResizeObserver(() => this.draw())
     size.observe(this.canvas)
     this.stops.push(() => size.disconnect(), () => this.player.pause())
-    this.on('dataset', () => { this.choose([]); this.view.follow(null); this.load() })
+    this.on('dataset', () => { this.choose([]); this.load() })
     this.on('back', () => this.load())
+    this.on('look', () => this.load())
+    this.on('pick', ({ ids }) => { const by = new Map(this.points.map(p => [p.id, p])), found = ids.map(id => by.get(id)).filter(p => p); this.choose(found); this.canvas.scrollIntoView({ block: 'center' }); if (!found.length) this.say('They are not on the map as it is filtered now, or in the trash.') })
     this.on('clips', () => { this.old = true })
     this.every(3000, async () => { if (this.old) { this.old = false; await this.load() } })
     this.load()
@@ -79,21 +78,16 @@ export class ClipMap extends Panel {
       let found = null
       try { found = await this.service.get(`${this.path}/map`, { ...filter, suspects: this.suspects.checked || null, limit: MOST }, { signal }) } catch (e) {
         if (!(e instanceof Trouble) || !['no_look', 'missing_extra'].includes(e.code)) throw e
-        this.hint.textContent = e.code === 'no_look' ? 'Nobody has listened to this dataset yet. It takes a minute for each thousand clips, and goes on by itself.' : e.message
       }
       if (signal.aborted) return
       this.seen.hidden = !found
-      this.go.textContent = found ? 'Listen again' : 'Listen to all clips'
       if (!found) return
-      this.hint.textContent = `Listened ${ago(found.created)}${found.stale ? '; there are clips that were not heard yet' : ''}.`
       this.points = found.points
-      this.words.textContent = `${several(found.total, 'clip')}${found.points.length < found.total ? `, of which ${count(found.points.length)} are drawn` : ''}. Those that lie together sound alike.`
+      this.words.textContent = `${several(found.total, 'clip')}${found.points.length < found.total ? `, of which ${count(found.points.length)} are drawn` : ''}. Those that lie together sound alike.${found.stale ? ' There are clips that were not heard yet.' : ''}`
       const ids = new Set(found.points.map(p => p.id))
       this.choose(this.picked.filter(p => ids.has(p.id)).map(p => found.points.find(q => q.id === p.id)), this.at)
     })
   }
-
-  look() { return this.doing(this.go, async () => { this.view.follow((await this.service.post(`${this.path}/look`)).id) }) }
 
   // ---- the map
 

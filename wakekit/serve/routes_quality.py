@@ -68,6 +68,7 @@ class MapOut(BaseModel):
     total:int = Field(description="How many clips match")
     points:list[PointOut]
 
+# %% ../../nbs/serve/40_routes_quality.ipynb #7869f5b4
 class FindingOut(BaseModel):
     "Something about clips that a person should know"
     kind:str
@@ -116,6 +117,7 @@ class CoachOut(BaseModel):
     stale:bool
     coach:list[AdviceOut]
 
+# %% ../../nbs/serve/40_routes_quality.ipynb #3a46fa9d
 LookJob = create_model("LookJob", __doc__="The job of a look", **{f.name: (f.type, ...) for f in fields(Job) if f.name not in ("lease", "strikes")})
 
 def _as_now(ds, points):

@@ -31,7 +31,7 @@ def of_the_phrase(
     out, alike = [], []
     if len(sounds) < 5: out.append(Advice(f"Take a longer phrase than “{phrase}”, of six sounds or more and two or three syllables, such as one with “hey” in front.", f"It has {len(sounds)} sounds; parts of ordinary sentences sound like it all day.", "bad" if len(sounds) < 4 else "doubt"))
     if language.lower().startswith("en"): alike = [w for w in neighbours(phrase, language)[:6] if 0 < steps_apart(w, phrase, language) < 2.7]
-    if alike: out.append(Advice(f"Record {', '.join(f'“{w}”' for w in alike)} as negatives, 20 times each and by those who call, or take another phrase.", "They are common words that differ from it by about one sound.", "doubt"))
+    if alike: out.append(Advice(f"Record {', '.join(f'“{w}”' for w in alike)} as negatives, 20 times each and by those who call, or take another phrase.", "Common words that differ from it by about one sound wake it.", "doubt"))
     return out
 
 # %% ../../nbs/data/18_coach.ipynb #947d6fc2

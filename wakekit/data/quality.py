@@ -33,26 +33,26 @@ def headroom(
 )->float:           # 1: none
     "How far the highest samples stand above the high ones, on the side where it is less"
     if len(pcm) < 2000: return 9.
-    a, b = int(len(pcm)*.98), int(len(pcm)*.9995)
-    v = np.sort(pcm).astype(np.float32) - pcm.mean()
-    return float(min(v[b]/max(v[a], 1.), v[-1 - b]/min(v[-1 - a], -1.)))
+    a, b, last = int(len(pcm)*.98), int(len(pcm)*.9995), len(pcm) - 1
+    v, mean = np.partition(pcm, (last - b, last - a, a, b)), float(pcm.mean())
+    return float(min((v[b] - mean)/max(v[a] - mean, 1.), (v[last - b] - mean)/min(v[last - a] - mean, -1.)))
 
 # %% ../../nbs/data/12_quality.ipynb #418b79dc
 _HANN = np.hanning(512).astype(np.float32)
 
 def power_spectra(
     x:np.ndarray, # float32 (time,) at 16 kHz
-)->np.ndarray:    # (frames, 257): every 10 ms, bins of 31.25 Hz
+)->np.ndarray:    # (frames, 257): every 20 ms, bins of 31.25 Hz
     "Power over time and frequency"
     x = np.pad(x, (0, max(0, 512 - len(x)))).astype(np.float32, copy=False)
-    f = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(x, 512)[::160]*_HANN, axis=1)
+    f = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(x, 512)[::320]*_HANN, axis=1)
     return f.real**2 + f.imag**2
 
 def cliff(
     power:np.ndarray, # From `power_spectra` of samples in [-1, 1]
 )->tuple:             # Height of the steepest fall between 3 and 4.25 kHz to where nothing follows, dB; highest frequency where there is something, Hz
     "How the spectrum ends"
-    hold = 10*np.log10(power[:, :256].reshape(-1, 64, 4).sum(2).max(0) + 1e-9)  # the loudest that each band of 125 Hz ever is
+    hold = 10*np.log10(power[:, :256].max(0).reshape(64, 4).sum(1) + 1e-9)  # the loudest that each band of 125 Hz ever is
     k = np.arange(24, 34)
     sums = np.concatenate([[0.], np.cumsum(hold)])
     fall = (sums[k] - sums[k - 4] - sums[k + 7] + sums[k + 3])/4
@@ -74,8 +74,8 @@ def pattern(
     energy = bands.sum(1)
     if not energy.max() > 1e-7: return np.zeros(PATTERN, np.float32)
     weight, n = np.sqrt(np.maximum(energy - energy.max()*10**-2.5, 0)), len(bands)
-    level = np.log10(bands/bands.max() + 10**-3.2) + 3.2
-    at = np.clip(np.average(np.arange(n), weights=weight) + 4.*np.arange(-_STEPS//2, _STEPS//2 + 1), 0, n)
+    level = np.log10(bands/bands.max() + np.float32(10**-3.2)) + np.float32(3.2)
+    at = np.clip(np.average(np.arange(n), weights=weight) + 2.*np.arange(-_STEPS//2, _STEPS//2 + 1), 0, n)
     sums = np.concatenate([np.zeros((1, level.shape[1])), np.cumsum(level, 0)])
     low = at.astype(int)
     edges = sums[low] + (at - low)[:, None]*(sums[np.minimum(low + 1, n)] - sums[low])

@@ -40,7 +40,7 @@ def imports(a, work):
     again = Dataset.open(work/"ds").import_folder(work/"usb")
     again_s, t = time.time() - t, time.time()
     n = len(Dataset.open(work/"ds"))
-    mark(command=" ".join(sys.argv), clips=a.clips, made_s=round(made_s, 1), added=len(report.added), skipped=len(report.skipped), in_dataset=n, seconds=round(took, 2), cpu_s=round(cpu, 2),
+    mark(command="python " + " ".join(sys.argv), clips=a.clips, made_s=round(made_s, 1), added=len(report.added), skipped=len(report.skipped), in_dataset=n, seconds=round(took, 2), cpu_s=round(cpu, 2),
          clips_per_s=round(a.clips/took, 1), again_clips_per_s=round(a.clips/again_s, 1), again_added=len(again.added), open_s=round(time.time() - t, 2), peak_mb=round(peak_mb()), before_mb=round(before), cores=os.cpu_count())
     return 0 if len(report.added) == len(again.already) == n == a.clips else 1
 
@@ -58,7 +58,7 @@ def cache(a, work):
     read_s, t = time.time() - t, time.time()
     for _ in range(a.reads//256): packed.crop(rng, samples, 256)
     crop_s = time.time() - t
-    mark(command=" ".join(sys.argv), clips=len(packed), built_s=round(built_s, 1), built_clips_per_s=round(a.clips/built_s), open_s=round(open_s, 2), index_mb=round(sum(p.stat().st_size for p in (work/"cache").iterdir() if p.suffix != ".i16")/1e6, 1),
+    mark(command="python " + " ".join(sys.argv), clips=len(packed), built_s=round(built_s, 1), built_clips_per_s=round(a.clips/built_s), open_s=round(open_s, 2), index_mb=round(sum(p.stat().st_size for p in (work/"cache").iterdir() if p.suffix != ".i16")/1e6, 1),
          read_clips_per_s=round(a.reads/read_s), crops_per_s=round(a.reads//256*256/crop_s), peak_mb=round(peak_mb()), peak_built_mb=round(built_mb))
     return 0
 

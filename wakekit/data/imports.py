@@ -112,6 +112,14 @@ class _Batch:
                 (self.report.added if one[1] else self.report.already).append(one[0])
                 self.report.damaged += [(name, w) for w in words if one[1]]
         self.parts.clear()
+    def rescue(self):
+        "On a full disk: give up the last ones, so that there is room for what the index says about the others"
+        room = 0
+        while self.parts and room < 256 << 10:
+            last = self.parts.pop()[1]
+            room += last.tmp.stat().st_size
+            last.drop()
+        self.flush()
     def drop(self):
         for _, staged, _ in self.parts: staged.drop()
 
@@ -132,7 +140,7 @@ def import_items(self:Dataset,
         batch.flush()
     except OSError as e:
         if e.errno not in _FULL: raise
-        with contextlib.suppress(OSError): batch.flush()
+        with contextlib.suppress(OSError): batch.rescue()
         stay = f"{os.strerror(e.errno)}. {len(report.added)} recordings were added before that and stay. Make room (or choose a disk that can be written) and import again: nothing is added twice"
         raise OSError(e.errno, stay, e.filename or str(self.path)) from e
     finally: batch.drop()

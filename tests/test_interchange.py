@@ -433,3 +433,20 @@ def test_tasks_go_out_and_come_back(ds, tmp_path):
     fresh = Dataset.create(tmp_path/"fresh", "hey jarvis")
     report = fresh.import_any(tmp_path/"out/back.json")  # elsewhere, the recordings come with their tasks
     assert [c.id for c in report.added] == ids and {c.speaker for c in report.added} == {f"s{i}" for i in range(4)}
+
+
+# ---- kill -9
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="bench/kill_data.py needs fork")
+def test_a_few_kills_of_every_kind(tmp_path):
+    "The whole tally is made by `python bench/kill_data.py`"
+    p = subprocess.run([sys.executable, "bench/kill_data.py", "--kills", "4", "--out", str(tmp_path/"tally.json")], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
+    tally = json.loads((tmp_path/"tally.json").read_text(encoding="utf-8"))
+    assert p.returncode == 0 and tally["wrong"] == 0 and tally["kills"] == 28, p.stdout + p.stderr[-2000:]
+
+def test_purging_after_somebody_died_in_the_middle_of_a_restore(ds):
+    a, b = (ds.add(voice(.1, seed=i), "positive", speaker="ann").id for i in range(2))
+    ds.trash(a), ds.trash(b)
+    os.replace(ds.path/f"trash/{a}.wav", ds.path/f"clips/{a}.wav")  # killed here: the sidecar did not follow, the index does not know
+    assert ds.purge() == 1
+    assert [(c.id, c.speaker) for c in consistent(ds.path).clips()] == [(a, "ann")] and files(ds.path/"trash") == []

@@ -52,14 +52,14 @@ def cache(a, work):
     packed = PcmCache.build(work/"cache", items, key="bench")
     built_s, built_mb, t = time.time() - t, peak_mb(), time.time()
     packed = PcmCache.open(work/"cache")
-    open_s, picks = time.time() - t, rng.integers(0, len(packed), a.reads)
+    open_s, open_mb, picks = time.time() - t, peak_mb(), rng.integers(0, len(packed), a.reads)
     t = time.time()
     for i in picks: packed.read(i)
     read_s, t = time.time() - t, time.time()
     for _ in range(a.reads//256): packed.crop(rng, samples, 256)
     crop_s = time.time() - t
     mark(command="python " + " ".join(sys.argv), clips=len(packed), built_s=round(built_s, 1), built_clips_per_s=round(a.clips/built_s), open_s=round(open_s, 2), index_mb=round(sum(p.stat().st_size for p in (work/"cache").iterdir() if p.suffix != ".i16")/1e6, 1),
-         read_clips_per_s=round(a.reads/read_s), crops_per_s=round(a.reads//256*256/crop_s), peak_mb=round(peak_mb()), peak_built_mb=round(built_mb))
+         read_clips_per_s=round(a.reads/read_s), crops_per_s=round(a.reads//256*256/crop_s), peak_built_mb=round(built_mb), peak_opened_mb=round(open_mb), peak_read_mb_with_mapped_samples=round(peak_mb()))
     return 0
 
 def main():

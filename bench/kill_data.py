@@ -114,7 +114,7 @@ def judge(kind, path, before, said, wrong):
     for id in said:
         done = {"trash": lambda: found[id][0] == "trash", "restore": lambda: found[id][0] == "clips", "relabel": lambda: found[id][1]["label"] == "noise"}.get(kind, lambda: True)
         if kind in ("trash", "restore", "relabel") and not done(): wrong["forgotten"] += 1
-    if kind == "freeze" and {v.name for v in ds.versions()} < set(said): wrong["forgotten"] += 1
+    if kind == "freeze" and not set(said) <= {v.name for v in ds.versions()}: wrong["forgotten"] += 1
     if {p.name for p, _ in ds.problems}: wrong["problems"] += 1
     return found
 
@@ -154,7 +154,7 @@ def rounds(kind, kills, work, rng):
             tally["killed"] += os.WIFSIGNALED(status)
             tally["too_late"] += not os.WIFSIGNALED(status)
             if any(w == "error" for w in said): wrong["errors"] += 1
-            found = judge(kind, path, before, [w for w in said if w in before or kind == "freeze"], wrong)
+            found = judge(kind, path, before, [w for w in said if w in before or kind == "freeze" and w.startswith("v")], wrong)
             done = {"trash": sum(p == "trash" for p, _ in found.values()), "restore": sum(p == "clips" for p, _ in found.values()), "relabel": sum(d["label"] == "noise" for _, d in found.values()),
                     "purge": len(before) - len(found), "freeze": len(list((path/"versions").glob("v*.json")))}.get(kind, len(found) - len(before))
             tally["in_the_middle"] += 0 < done < {"import": MORE, "zip": MORE, "purge": len([1 for p, _ in before.values() if p == "trash"]), "freeze": 12}.get(kind, CLIPS)

@@ -290,6 +290,7 @@ def import_zip(self:Dataset,
         report.damaged = [(outside(p), why.replace(f"{folder}{os.sep}", "")) for p, why in report.damaged]
     return report
 
+# %% ../../nbs/data/17_interchange.ipynb #25d6c54f
 @patch
 def export_zip(self:Dataset,
     path,       # The zip file to write

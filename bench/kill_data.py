@@ -178,7 +178,7 @@ def main():
             found[kind] = rounds(kind, a.kills, work, rng)
             print(f"{kind}: {found[kind]}", file=sys.stderr, flush=True)
     finally: shutil.rmtree(work, ignore_errors=True)
-    tally = dict(command="python " + " ".join(sys.argv), kills=sum(f["killed"] for f in found.values()), wrong=sum(sum(f["wrong"].values()) for f in found.values()), kinds=found)
+    tally = dict(command=f"python bench/kill_data.py --kills {a.kills} --seed {a.seed} --kinds {' '.join(a.kinds)}", kills=sum(f["killed"] for f in found.values()), wrong=sum(sum(f["wrong"].values()) for f in found.values()), kinds=found)
     print(json.dumps(tally, indent=1))
     if a.out: a.out.write_text(json.dumps(tally, indent=1) + "\n", encoding="utf-8")
     return 1 if tally["wrong"] else 0

@@ -450,3 +450,25 @@ def test_purging_after_somebody_died_in_the_middle_of_a_restore(ds):
     os.replace(ds.path/f"trash/{a}.wav", ds.path/f"clips/{a}.wav")  # killed here: the sidecar did not follow, the index does not know
     assert ds.purge() == 1
     assert [(c.id, c.speaker) for c in consistent(ds.path).clips()] == [(a, "ann")] and files(ds.path/"trash") == []
+
+def test_a_version_is_checked_out_whole_or_not_at_all(grown, tmp_path, monkeypatch):
+    first = grown.freeze("v1")
+    cs = grown.clips()
+    grown.update(cs[0].id, label="noise", speaker="somebody")
+    grown.add(voice(seed=99), "noise")
+    calls = []
+    def full(*a, **k):
+        calls.append(1)
+        if len(calls) > 5: raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*a, **k)
+    from wakekit.data import versions as module
+    real = module.write_json
+    monkeypatch.setattr(module, "write_json", full)
+    with pytest.raises(OSError, match="No space"): grown.checkout("v1", tmp_path/"was")
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["ds"]
+    monkeypatch.setattr(os, "link", lambda *a: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    was = grown.checkout("v1", tmp_path/"was")
+    assert consistent(was.path).fingerprint() == first.fingerprint and was[cs[0].id].label == cs[0].label and was[cs[0].id].created == cs[0].created
+    grown.trash(cs[3].id)
+    with pytest.raises(DatasetError, match="are missing.*restore"): grown.checkout("v1", tmp_path/"again")

@@ -191,6 +191,12 @@ def _freeze(a):
     version = ds.freeze(a.version or time.strftime("%Y-%m-%d"), a.note, seed=a.seed)
     show(a, _version(version), plain(version._repr_markdown_()))
 
+@command("data checkout", "Put a version of a dataset into a folder of its own, to train on it again", "wakekit data checkout kitchen 2026-03-01 --out ~/kitchen_march\nwakekit train ~/kitchen_march",
+          arg("name", metavar="NAME"), arg("version", metavar="VERSION"), arg("--out", required=True, metavar="DIR", help="does not exist yet"))
+def _checkout(a):
+    made = dataset_of(a).checkout(a.version, a.out)
+    show(a, {**_sum(made), "fingerprint": made.fingerprint()}, f"{len(made)} clips in {made.path}, as they were; next: wakekit train {a.out}")
+
 @command("data versions", "Show the versions of a dataset that were frozen", "wakekit data versions kitchen", arg("name", metavar="NAME"))
 def _versions(a):
     ds = dataset_of(a)

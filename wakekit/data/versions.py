@@ -6,11 +6,12 @@
 __all__ = ['SCHEMA', 'Version', 'version_files', 'Changes', 'FrozenSplits']
 
 # %% ../../nbs/data/13_versions.ipynb #b9a42ec5
-import re
-from dataclasses import dataclass, field, replace
+import os, re, shutil, uuid
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from fastcore.basics import patch
-from ..core import ConfigError, DatasetError, read_json, windows_problem, write_json
+from ..core import ConfigError, DatasetError, progress, read_json, sync_folder, windows_problem, write_json
 from .dataset import LABELS, Dataset
 from .splits import FRACTIONS, Splits
 
@@ -158,3 +159,27 @@ def split_of(self:Dataset,
             if id in now: out[part].append(replace(now[id], label=label, **({} if now[id].group == group else dict(speaker=group))))
             else: out.missing.append((id, part, f"it is in the trash; ds.restore({id!r}) brings it back" if id in bin else "it is gone"))
     return out
+
+# %% ../../nbs/data/13_versions.ipynb #b926e372
+def _sidecar_of(clip): return {f.name: getattr(clip, f.name) for f in fields(clip) if f.name not in ("path", "trashed")}
+
+@patch
+def checkout(self:Dataset,
+    name:str, # Of a version
+    folder,   # Where the dataset of that day shall be; does not exist yet
+)->Dataset:   # With the clips, labels and groups of the version
+    "Make a dataset that is what this one was"
+    version, split, folder = self.version(name), self.split_of(name), Path(folder)
+    if split.missing: raise DatasetError(f"{len(split.missing)} clips of {name} are missing, for instance {split.missing[0][0]}: {split.missing[0][2]}. ds.split_of({name!r}) gives what is left")
+    if folder.exists(): raise DatasetError(f"{folder} is there already: choose another folder")
+    tmp = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        made = Dataset.create(tmp, version.phrase, f"{self.name} {name}")
+        for clip in progress([c for cs in split.values() for c in cs], desc=f"checking out {name}", unit=" clips"):
+            write_json((to := made.path/"clips"/clip.path.name).with_suffix(".json"), _sidecar_of(clip), sync_folder=False)
+            try: os.link(clip.path, to)
+            except OSError: shutil.copyfile(clip.path, to)
+        sync_folder(made.path/"clips")
+        os.rename(tmp, folder)
+    finally: shutil.rmtree(tmp, ignore_errors=True)
+    return Dataset.open(folder)

@@ -472,3 +472,38 @@ def test_a_version_is_checked_out_whole_or_not_at_all(grown, tmp_path, monkeypat
     assert consistent(was.path).fingerprint() == first.fingerprint and was[cs[0].id].label == cs[0].label and was[cs[0].id].created == cs[0].created
     grown.trash(cs[3].id)
     with pytest.raises(DatasetError, match="are missing.*restore"): grown.checkout("v1", tmp_path/"again")
+
+
+# ---- the command line
+
+def test_commands(tmp_path, monkeypatch, capsys):
+    from wakekit.cli_data import commands
+    monkeypatch.setenv("WAKEKIT_DATA_DIR", str(tmp_path/"data"))
+    def run(*line): return commands.run([str(w) for w in line]), *capsys.readouterr()
+    def found(*line):
+        code, out, err = run(*line, "--json")
+        assert code == 0, err
+        return json.loads(out)
+    found("data", "create", "kitchen", "hey jarvis")
+    bad, says = evil(tmp_path, "up")
+    code, out, err = run("data", "import", "kitchen", bad)
+    assert code == 1 and says in err and len(err.strip().splitlines()) == 1 and not out
+    for i in range(12): save_audio(tmp_path/f"usb/{'positive' if i % 2 else 'negative'}/s{i % 5}/{i}.wav", voice(.2, seed=i))
+    assert len(found("data", "import", "kitchen", tmp_path/"usb", "--speaker-from-folder")["added"]) == 12
+    assert found("data", "versions", "kitchen")["versions"] == []
+    first = found("data", "freeze", "kitchen", "v1", "--note", "first")
+    assert first["clips"] == 12 and found("data", "versions", "kitchen")["versions"] == [first] and found("data", "freeze", "kitchen")["name"][:2] == "20"
+    assert found("data", "diff", "kitchen", "v1")["same"] == 12
+    assert found("data", "checkout", "kitchen", "v1", "--out", tmp_path/"was")["fingerprint"] == first["fingerprint"]
+    found("data", "export", "kitchen", "--format", "zip", "--out", tmp_path/"k.zip")
+    found("data", "create", "cabin", "hey jarvis")
+    assert len(found("data", "import", "cabin", tmp_path/"k.zip")["added"]) == 12
+    found("data", "export", "kitchen", "--format", "label-studio", "--label", "positive", "--out", tmp_path/"ls")
+    tasks = json.loads((tmp_path/"ls/tasks.json").read_text(encoding="utf-8"))
+    for t in tasks: t["annotations"] = [said(1, choice("Wake")), said(2, choice("other"))]
+    (tmp_path/"ls/back.json").write_text(json.dumps(tasks), encoding="utf-8")
+    answers = found("data", "import", "cabin", tmp_path/"ls/back.json", "--word", "wake=negative", "--word", "other=")
+    assert len(answers["answers"][0]["relabelled"]) == len(tasks) == 6
+    for wrong in (["--word", "x"], ["--word", "x=boss"]): assert run("data", "import", "cabin", tmp_path/"ls/back.json", *wrong)[0] == 2
+    assert run("data", "export", "kitchen", "--format", "audiofolder", "--label", "noise", "--out", tmp_path/"x")[0] == 2
+    assert run("data", "diff", "kitchen", "v9")[0] == 1

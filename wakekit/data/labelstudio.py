@@ -228,11 +228,19 @@ def _part_items(task, src, whole, parts, about, known):
     if parts: return [{**base, "src": src, "label": label, "source": source, "start_s": start, "duration_s": end - start} for start, end, label in parts if end > start]
     return [{**base, "src": src, "label": whole}]
 
+def _answer(ds, report, clip, label, about):
+    "Set right what is said about a clip that is there"
+    new = {k: v for k, v in dict(label=label, speaker=about.get("speaker")).items() if v and v != getattr(clip, k)}
+    report.already.append(ds.update(clip.id, **new) if new else clip)
+    if clip.label != label: report.relabelled.append((clip.id, clip.label, label))
+
+# %% ../../nbs/data/15_labelstudio.ipynb #8030a877
 @patch
 def import_label_studio(self:Dataset,
     path,                   # The exported file (JSON or JSON-MIN), or a folder with a file per task
     audio=None,             # Folder of the recordings; the one of `path` by default
     labels:dict|None=None,  # Word in Label Studio → our label, or None to pass it over
+    accept=None,            # Asked with (wakekit_id, label, dict about it) where that is no clip; makes one, or returns None when it knows no such id
 )->LabelStudioReport:       # What came of it
     "Take over what people said in Label Studio"
     path, report, reader, items = Path(path), LabelStudioReport(), _Reader(self.phrase, labels), []
@@ -253,17 +261,12 @@ def import_label_studio(self:Dataset,
         known, about = mine.get(str(data.get("wakekit_id", ""))), _about(data, opinions)
         if known and known.trashed: report.skipped.append((name, f"its clip is in the trash; ds.restore({known.id!r}) brings it back"))
         elif known and not parts: _answer(self, report, known, whole, about)
+        elif accept and not parts and (made := accept(str(data.get("wakekit_id", "")), whole, about)): report.added.append(made)
         else:
             src = known.path if known else next((p for a in (data.get("audio") or data.get("url") or "", data.get("file_upload", "")) if (p := find_recording(str(a), root))), None)
             if src: items += _part_items(task, src, whole, parts, about, known)
             else: report.skipped.append((name, f"its recording {str(data.get('audio', ''))[:120]!r} is not in {root}: name the folder that holds the recordings (audio=…); download them first when they are on the web"))
     done = self.import_items(items, desc="Label Studio") if items else ImportReport()
-    report.added, report.damaged, report.agreed = done.added, done.damaged, agreement(reader.units)
-    report.already, report.skipped = report.already + done.already, report.skipped + done.skipped
+    for kind in ("added", "already", "skipped", "damaged"): setattr(report, kind, getattr(report, kind) + getattr(done, kind))
+    report.agreed = agreement(reader.units)
     return report
-
-def _answer(ds, report, clip, label, about):
-    "Set right what is said about a clip that is there"
-    new = {k: v for k, v in dict(label=label, speaker=about.get("speaker")).items() if v and v != getattr(clip, k)}
-    report.already.append(ds.update(clip.id, **new) if new else clip)
-    if clip.label != label: report.relabelled.append((clip.id, clip.label, label))

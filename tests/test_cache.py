@@ -1,8 +1,8 @@
 "What happens to a cache when things go wrong around it."
-import errno, pickle, subprocess, sys, time
+import errno, os, pickle, subprocess, sys, time
 import numpy as np, pytest
 from wakekit.core import AudioError, DatasetError
-from wakekit.data import cache as module
+from wakekit.data import packing as module
 from wakekit.data.audio import load_audio, save_audio, to_int16
 from wakekit.data.cache import PcmCache
 
@@ -90,13 +90,85 @@ def test_killed_while_building(tmp_path):
     p.kill()
     p.wait()
     p.stdout.close()
-    assert PcmCache.open(tmp_path/"c").key == "old" and any(".scrap" in n for n in names(tmp_path))
-    assert len(PcmCache.build(tmp_path/"c", items(4), key="new")) == 4
-    import os
-    for scrap in tmp_path.glob(".c.*.scrap"):
-        for f in (*scrap.iterdir(), scrap): os.utime(f, (time.time() - 7200,)*2)
+    assert PcmCache.open(tmp_path/"c").key == "old" and sorted(n[-5:] for n in names(tmp_path)) == [".part", "c"]
+    new = items(4)
+    c = PcmCache.build(tmp_path/"c", new, key="new")  # other items than those of the dead build
+    assert len(c) == 4 and all((c.read(i) == to_int16(x)).all() for i, (x, *_) in enumerate(new)) and names(tmp_path) == ["c"]
+    for kind, days in ((".scrap", .1), (".part", 8)):
+        (old := tmp_path/f".c.0123456789ab{kind}").mkdir()
+        (old/"pcm.i16").touch()
+        for f in (*old.iterdir(), old): os.utime(f, (time.time() - days*86_400,)*2)
     PcmCache.build(tmp_path/"c", items(5), key="newer")
-    assert names(tmp_path) == ["c"]  # the scrap of the dead build was swept up
+    assert names(tmp_path) == ["c"]  # what dead builds left was swept up
+
+
+def test_a_killed_build_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHECKPOINT_S", 0.)
+    decoded, made = [], items(30)
+    real = module._append
+    monkeypatch.setattr(module, "_append", lambda f, src, name: (decoded.append(name), real(f, src, name))[1])
+    whole = PcmCache.build(tmp_path/"whole", made, key="k")
+    for stop in (0, 1, 7, 7, 20, 29):
+        def some():
+            for i, item in enumerate(made):
+                if i == stop: raise KeyboardInterrupt
+                yield item
+        with pytest.raises(KeyboardInterrupt): PcmCache.build(tmp_path/"c", some(), key="k")
+    decoded.clear()
+    c = PcmCache.build(tmp_path/"c", made, key="k")
+    assert len(decoded) == 1 and sorted(names(tmp_path)) == ["c", "whole"]
+    for f in ("pcm.i16", "items.i64", "names.utf8"): assert (tmp_path/"c"/f).read_bytes() == (tmp_path/"whole"/f).read_bytes()
+    assert (c.labels == whole.labels).all() and list(c.names) == list(whole.names)
+
+
+@pytest.mark.parametrize("damage", ["state", "short pcm", "short items", "short names", "longer", "rubbish", "other names", "other labels"])
+def test_whatever_an_interrupted_build_left(tmp_path, damage):
+    made = items(12)
+    with module.Packer(tmp_path/"p") as p:
+        for item in made[:8]: p.put(*item)
+        p.checkpoint()
+    change = lambda name, f: (tmp_path/"p"/name).write_bytes(f((tmp_path/"p"/name).read_bytes()))
+    if damage == "state": change("state.json", lambda b: b[:30])
+    if damage == "rubbish": change("state.json", lambda b: b'{"sizes": [1, 2], "words": 3, "skipped": 4, "damaged": {}}')
+    for name, f in (("pcm", "pcm.i16"), ("items", "items.i64"), ("names", "names.utf8")):
+        if damage == f"short {name}": change(f, lambda b: b[:-3])
+        if damage == "longer": change(f, lambda b: b + b"xyz"*50)
+    if damage == "other names": made = [(x, l, g, n + "'" if i > 4 else n) for i, (x, l, g, n) in enumerate(made)]
+    if damage == "other labels": made = [(x, "noise" if i > 2 else l, g, n) for i, (x, l, g, n) in enumerate(made)]
+    with module.Packer(tmp_path/"p") as p:
+        for item in made: p.put(*item)
+        p.finish("k")
+    c = PcmCache.open(tmp_path/"p")
+    assert len(c) == 12 and all((c.read(i) == to_int16(x)).all() and (c.labels[i], c.groups[i], c.names[i]) == (l, g, n) for i, (x, l, g, n) in enumerate(made))
+
+
+def test_a_cache_larger_than_32_bits(tmp_path):
+    "Two items of 2.5 thousand million samples each in a file with holes, which takes no room"
+    n, folder, last = 2_500_000_000, tmp_path/"c", to_int16(noise(1))
+    with module.Packer(folder) as p: [p.put(noise(1), "noise", "g", f"é{i}") for i in range(3)], p.finish("k")
+    rows = np.fromfile(folder/"items.i64", "<i8").reshape(-1, 4)
+    rows[:2, 0] = n
+    rows.tofile(folder/"items.i64")
+    try:
+        with open(folder/"pcm.i16", "r+b") as f:
+            f.truncate(2*(2*n + SR))
+            f.seek(4*n)
+            f.write(last.tobytes())
+    except OSError: pytest.skip("this disk takes no file of 10 GB with holes")
+    c = PcmCache.open(folder)
+    assert (c.read(2) == last).all() and c.starts[2] == 2*n and not c.read(1, n - 100).any() and c.names[2] == "é2"
+    assert (c.select([2]).crop(np.random.default_rng(0), SR, 1)[0] != 0).any() and c.crop(np.random.default_rng(0), 1000, 4).shape == (4, 1000)
+
+
+def test_a_cache_of_the_first_version_is_read(tmp_path):
+    c = PcmCache.build(tmp_path/"c", items(4), key="k")
+    (tmp_path/"old").mkdir()
+    (tmp_path/"old/pcm.i16").write_bytes((tmp_path/"c/pcm.i16").read_bytes())
+    code = lambda words: dict(words=sorted(set(words)), codes=[sorted(set(words)).index(w) for w in words])
+    import json
+    (tmp_path/"old/index.json").write_text(json.dumps(dict(schema_version=1, key="k", sample_rate=SR, lengths=c.lengths.tolist(), labels=code(list(c.labels)), groups=code(list(c.groups)), names=list(c.names), skipped=[], damaged=[])), encoding="utf-8")
+    old = PcmCache.open(tmp_path/"old")
+    assert (old.labels == c.labels).all() and list(old.names) == list(c.names) and (old.read(3) == c.read(3)).all()
 
 
 def test_two_processes_build_the_same(tmp_path):
@@ -108,7 +180,7 @@ def test_two_processes_build_the_same(tmp_path):
 def test_damaged_or_newer_caches(tmp_path):
     PcmCache.build(tmp_path/"c", items(), key="k")
     index = (tmp_path/"c/index.json").read_text(encoding="utf-8")
-    (tmp_path/"c/index.json").write_text(index.replace('"schema_version": 1', '"schema_version": 99'), encoding="utf-8")
+    (tmp_path/"c/index.json").write_text(index.replace('"schema_version": 2', '"schema_version": 99'), encoding="utf-8")
     with pytest.raises(DatasetError, match="newer wakekit"): PcmCache.open(tmp_path/"c")
     (tmp_path/"c/index.json").write_text(index[:100], encoding="utf-8")
     with pytest.raises(DatasetError, match="delete the folder"): PcmCache.open(tmp_path/"c")

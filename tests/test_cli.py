@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from wakekit.cli import main
-from wakekit.cli_data import guess_format
+from wakekit.data.interchange import guess_format
 from wakekit.data.audio import save_audio
 from wakekit.data.interchange import Dataset
 from wakekit.ship.stream import Bundle

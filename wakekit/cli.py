@@ -219,7 +219,7 @@ def _bench_accuracy(a):
 @command("bench speed", "Measure listening, features, training, start-up and size on this machine, beside other engines and libraries that are installed; two minutes with --quick, else about six",
           "wakekit bench speed --quick\nwakekit bench speed --bundle kitchen.wake --audio evening.flac --only streaming,startup --rounds 9 --json\npip install pymicro-wakeword pyopen-wakeword kaldi-native-fbank pymicro-features && wakekit bench speed --out runs/speed",
           arg("--bundle", metavar="BUNDLE", help="the detector to measure (default: one is trained for a moment)"), arg("--audio", nargs="+", metavar="FILE", help="recordings or folders of them to listen to (default: synthesized talk)"),
-          arg("--only", metavar="P,P", help="of streaming, features, training, startup, size (all)"), arg("--quick", action="store_true", help="little of everything, to see whether it runs: the figures are rough"),
+          arg("--only", metavar="P,P", help="of streaming, features, reading, training, startup, size (all)"), arg("--quick", action="store_true", help="little of everything, to see whether it runs: the figures are rough"),
           arg("--rounds", type=int, metavar="N", help="turns of each (5; --quick 2)"), arg("--seconds", type=number, metavar="S", help="of sound that each engine hears in a turn (60; --quick 10)"),
           arg("--out", default="runs/speed", metavar="DIR", help="folder of speed.json and speed.png (runs/speed)"))
 def _bench_speed(a):

@@ -6,10 +6,10 @@
 __all__ = ['ABOUT']
 
 # %% ../../nbs/data/12_corrections.ipynb #09ad6f79
-import os
+import contextlib, os
 from dataclasses import fields
 from fastcore.basics import patch
-from ..core import DatasetError, read_json, write_json
+from ..core import ConfigError, DatasetError, read_json, write_json
 from .dataset import LABELS, Clip, Dataset, check_label
 
 # %% ../../nbs/data/12_corrections.ipynb #885ac4fb
@@ -68,10 +68,15 @@ def restore(self:Dataset,
 @patch
 def purge(self:Dataset)->int: # How many clips are gone for good
     "Empty the trash"
+    self.refresh() # whoever died in the middle of a move has left a sidecar behind
+    inside = lambda place, id: (self.path/place/f"{id}.wav").exists()
     with self._lock():
-        gone = self.clips(trashed=True)
-        for p in sorted((self.path/"trash").glob("*.wav")) + sorted((self.path/"trash").glob("*.json")):
-            if p.stem in {c.id for c in gone}: p.unlink()
+        gone = [c.id for c in self.clips(trashed=True) if not inside("clips", c.id)]
+        for id in gone:
+            for suffix in (".wav", ".json"): (self.path/"trash"/f"{id}{suffix}").unlink(missing_ok=True)
+        for p in (self.path/"trash").glob("*.json"): # what a purge that was killed has left of a clip
+            with contextlib.suppress(ConfigError):
+                if not inside("trash", p.stem) and not inside("clips", p.stem) and self._row(p.stem, 1, 0): p.unlink()
         self.index.run("DELETE FROM items WHERE trashed = 1")
     return len(gone)
 

@@ -155,7 +155,7 @@ def watched(command):
     "Run it; wall and processor time, and the most memory that it and its children had at once"
     import psutil
     t, top, cpu = time.time(), 0, {}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}) as p:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as p:
         said = []
         reader = threading.Thread(target=lambda: said.append(p.stdout.read()))
         reader.start()

@@ -14,6 +14,7 @@ import numpy as np
 from wakekit.data import imports
 from wakekit.data.audio import save_audio
 from wakekit.data.interchange import Dataset
+from wakekit.ship.speed import machine
 
 KINDS = ("import", "trash", "restore", "relabel", "purge", "zip", "freeze")
 CLIPS, MORE = 16, 48 # Clips that are there, recordings that are imported
@@ -178,7 +179,9 @@ def main():
             found[kind] = rounds(kind, a.kills, work, rng)
             print(f"{kind}: {found[kind]}", file=sys.stderr, flush=True)
     finally: shutil.rmtree(work, ignore_errors=True)
-    tally = dict(command=f"python bench/kill_data.py --kills {a.kills} --seed {a.seed} --kinds {' '.join(a.kinds)}", kills=sum(f["killed"] for f in found.values()), wrong=sum(sum(f["wrong"].values()) for f in found.values()), kinds=found)
+    tally = dict(command=f"python bench/kill_data.py --kills {a.kills} --seed {a.seed} --kinds {' '.join(a.kinds)}", kills=sum(f["killed"] for f in found.values()), wrong=sum(sum(f["wrong"].values()) for f in found.values()), kinds=found, machine=machine(),
+        figures={k: dict(value=sum(f["wrong"].values()), unit=f"of {f['killed']}", what=f"kills in the middle of {k} after which the dataset did not open, lacked a clip, had one twice or refused the next step", command=f"python bench/kill_data.py --kills {a.kills} --kinds {k}") for k, f in found.items()},
+        cannot_show="kill -9, as of a program that dies; not a machine whose power goes, where the disk decides what was written.")
     print(json.dumps(tally, indent=1))
     if a.out: a.out.write_text(json.dumps(tally, indent=1) + "\n", encoding="utf-8")
     return 1 if tally["wrong"] else 0

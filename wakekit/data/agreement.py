@@ -7,7 +7,7 @@ __all__ = ['kappa', 'opinions', 'truths', 'Agreement', 'suggest_threshold', 'agr
 
 # %% ../../nbs/data/15_agreement.ipynb #ecdc065e
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import numpy as np
 from ..core import jsonable
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 import numpy as np
 from ..core import SAMPLE_RATE, AudioError, Config, ConfigError, WakekitError, file_lock, jsonable, progress, sha256_file
-from .audio import AudioWarning, find_audio, load_audio, probe_audio, show_waveform
+from .audio import AudioWarning, find_audio, load_audio, probe_audio
 from .segments import SegmentConfig, speech_segments
 
 # %% ../../nbs/data/14_annotate.ipynb #c462437f

@@ -13,7 +13,7 @@ import numpy as np
 from ..core import SAMPLE_RATE, MissingExtraError
 from .annotate import Proposal
 from .audio import check_waveform, to_int16
-from .sounds import PHONES, VOICED, VOWELS, phone_ids
+from .sounds import PHONES, VOWELS, phone_ids
 from .synth import phonemize
 
 # %% ../../nbs/data/15_recognizers.ipynb #a52e46b9

@@ -51,7 +51,7 @@ class Agreement:
     pairs:list       # Dicts of each two machines: a, b, items, kappa
     precision:float  # That a suggested threshold is for
 
-    def to_dict(self): return jsonable(vars(self)) # JSON-ready
+    to_dict = jsonable # The fields as plain values
 
     def _repr_markdown_(self):
         number = lambda v: "–" if v is None else f"{v:.2f}"

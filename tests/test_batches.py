@@ -343,3 +343,55 @@ def test_no_second_process_where_it_is_not_wanted(tmp_path, monkeypatch):
     for given, workers in (((config, [much], [], [], []), "2"), ((config, [], [], [], []), "0")):
         monkeypatch.setenv("WAKEKIT_NUM_WORKERS", workers)
         with module._beside(tmp_path, "key", given) as other: assert other is None
+
+
+def woken(n=4, group="kitchen", seconds=3.): return [Item(np.clip(np.random.default_rng(900 + k).normal(size=round(seconds*SR))*.1, -1, 1).astype(np.float32), group, f"wake {k}") for k in range(n)]
+
+
+def test_without_false_wakes_nothing_is_different(data, tmp_path):
+    for hard in (None, np.array([60_000, 90_000])):
+        usual = make(data[0], hard=hard)
+        for share in (0., .3, .9): assert all(same(usual[i], make(data[0], BatchConfig(batch_size=16, false_wake=share), hard=hard)[i]) for i in range(6))
+    assert prepare(tmp_path/"data", NOTHING_SAID, people(), talk())[0].key == data[0].key
+    near = [Item(word(7), "x", "near")]
+    keys = {prepare(tmp_path/f"d{k}", NOTHING_SAID, people(), talk(), (), (), n, w)[0].key for k, (n, w) in enumerate((((), ()), (near, ()), ((), near), (near, near)))}
+    assert len(keys) == 4, "what is a near miss in one dataset and a false wake in another makes other caches"
+
+
+def test_false_wakes_take_rows_of_the_background_as_far_as_there_is_room(data, tmp_path):
+    train, valid = prepare(tmp_path/"data", NOTHING_SAID, people(), talk(), false_wakes=woken())
+    assert len(train.where("false_wake")) == 4 and not len(valid.where("false_wake"))
+    sound = [(np.round(i.src*32768)).astype(np.int16).tobytes() for i in woken()]
+    def rows(**config):
+        batch = make(train, BatchConfig(batch_size=32, positive=.25, cut=0, near_miss=0, isolated=0, hard=0, **config))[0]
+        return [k for k, row in enumerate(batch.pcm) if k >= batch.n_positive and any(row[160:-160].tobytes() in s for s in sound)]
+    assert rows(false_wake=.25) == list(range(8, 16)) and rows(false_wake=0.) == [] and len(rows(false_wake=.9)) == 24
+    full = make(train, BatchConfig(batch_size=10, positive=.5, cut=.5, near_miss=0, isolated=0, hard=0, false_wake=.5))[0]
+    assert len(full.pcm) == 10
+
+
+@pytest.mark.parametrize("seconds", [.05, .3, 1., 3.])
+def test_false_wakes_of_any_length_make_windows(tmp_path, seconds):
+    train, _ = prepare(tmp_path/"data", NOTHING_SAID, people(), talk(), false_wakes=woken(2, seconds=seconds))
+    batch = make(train, BatchConfig(batch_size=32, positive=.25, cut=0, near_miss=0, isolated=0, hard=0, false_wake=.5))[0]
+    assert batch.pcm.shape == (32, make(train).n) and batch.pcm[8:24].any(1).all() and (batch.end[8:24] <= make(train).n).all()
+
+
+def test_nobody_who_is_held_out_comes_in_by_a_false_wake(data, tmp_path):
+    train, valid = data
+    held = valid.clips.groups[valid.where("positive")][0], valid.background.groups[0]
+    more, _ = prepare(tmp_path/"data", NOTHING_SAID, people(), talk(), false_wakes=[*woken(2, held[0]), *woken(1, held[1], 2.), *woken(1, "kitchen", 1.)])
+    assert list(more.clips.groups[more.where("false_wake")]) == ["kitchen"]
+    assert sum("kept for judging" in why for _, why in more.skipped) == 3
+
+
+def test_the_moment_of_a_wake_is_at_the_end_of_many_windows(tmp_path):
+    "A click two seconds into three, as a keeper cuts it: windows of both looks end right behind it, and not always so"
+    x = np.zeros(3*SR, np.float32) + .01
+    x[2*SR - 200:2*SR] = .5
+    train, _ = prepare(tmp_path/"data", NOTHING_SAID, people(), talk(), false_wakes=[Item(x, "kitchen", "click")])
+    for n in (32_000, 41_280):
+        batches = Batches(train, BatchConfig(batch_size=128, positive=.01, cut=0, near_miss=0, isolated=0, hard=0, false_wake=.9), AugmentConfig(), n - 25*320, 320, 2)
+        rows = batches[0].pcm[1:1 + round(.9*128)]
+        after = np.array([n - np.flatnonzero(np.abs(row) > 5000)[-1] for row in rows if np.abs(row).max() > 5000])
+        assert batches.n == n and len(after) > .9*len(rows) and after.min() < 1600 and after.max() > 12_000 and np.mean(after < 8000) > .3

@@ -28,7 +28,7 @@ from ..host import Probes, one_core
 class TrainingSet:
     "Everything a detector learns from on one side of the split: four caches on disk and some rooms"
     def __init__(self,
-        clips:PcmCache,      # Labels `positive`, `synthetic`, `near_miss`
+        clips:PcmCache,      # Labels `positive`, `synthetic`, `near_miss`, `false_wake`
         background:PcmCache, # Speech, music and noise without the phrase
         noise:PcmCache,      # What is mixed under clips
         rooms:np.ndarray,    # Impulse responses, (n_rooms, taps)
@@ -42,7 +42,7 @@ class TrainingSet:
         self.bounds = np.load(path)
 
     def where(self,
-        label:str, # `positive`, `synthetic` or `near_miss`
+        label:str, # `positive`, `synthetic`, `near_miss` or `false_wake`
     )->np.ndarray: # Item numbers in `clips`
         "The clips with a label"
         return np.flatnonzero(self.clips.labels==label)
@@ -144,7 +144,7 @@ def _check_calls(sides, positives, config):
 # %% ../../nbs/data/19_batches.ipynb #d530ffa0
 PARTS = ("train/clips", "train/background", "valid/clips", "valid/background", "train/noise") # What is cached, the longest to make first
 
-def _sources(config, positives, background, noise, near_misses):
+def _sources(config, positives, background, noise, near_misses, false_wakes=()):
     "For each of `PARTS` a function that yields (src, label, group, name)"
     few = lambda n: not int(n*config.valid_voices)  # then recordings alone must serve both sides
     row = lambda label, i: (i.src, label, i.group, i.name)
@@ -156,6 +156,9 @@ def _sources(config, positives, background, noise, near_misses):
             for i in (i for i in items if at[i.group]==side):
                 why = refusal(i)
                 yield row("synthetic" if label=="positive" and i.synthetic else label, replace(i, src=AudioError(why)) if why else i)
+        known = (group_sides(positives, config, few(config.synthetic)), talk_sides()) if false_wakes else ()
+        for i in false_wakes if side=="train" else ():
+            yield row("false_wake", replace(i, src=AudioError(f"{i.group!r} is kept for judging")) if any(at.get(i.group, "train")!="train" for at in known) else i)
         for label, i in synthetic_items(config, side, ("synthetic", "near_miss")): yield row(label, i)
     def on_side(items, side): return (i for i in pieces(items) if talk_sides().get(i.group)==side)
     recoded = config.recode if config.recode is not None else synthetic_share(sum(not i.synthetic for i in positives))
@@ -216,19 +219,20 @@ def prepare(
     noise=(),          # `Item`s to mix under clips
     rooms=(),          # Paths of impulse responses
     near_misses=(),    # `Item`s that sound alike, each a short clip, beside the near misses that are synthesized
+    false_wakes=(),    # `Item`s that a detector took for the phrase, each a few seconds; all to train with, but for groups that are held out
 )->tuple:              # (`TrainingSet`, its held-out twin)
     "Read, synthesize, split and cache everything once; the same call opens what is there"
-    folder, (positives, background, noise, rooms, near_misses) = Path(folder), map(list, (positives, background, noise, rooms, near_misses))
+    folder, (positives, background, noise, rooms, near_misses, false_wakes) = Path(folder), map(list, (positives, background, noise, rooms, near_misses, false_wakes))
     check_phrase(config.phrase, config.language)
-    key = hashlib.sha256((config.to_json() + "".join(map(fingerprint, (positives, background, noise, *([near_misses] if near_misses else []))))).encode()).hexdigest()
-    given = (config, positives, background, noise, near_misses)
+    key = hashlib.sha256((config.to_json() + "".join(map(fingerprint, (positives, background, noise, *([near_misses] if near_misses or false_wakes else []), *([false_wakes] if false_wakes else []))))).encode()).hexdigest()
+    given = (config, positives, background, noise, near_misses, false_wakes)
     with _beside(folder, key, given) as other:
         _build(folder, key, given, PARTS[:1])
         if other: other.wait()
     built = _build(folder, key, given)
     sides, bank = [[built[f"{side}/clips"], built[f"{side}/background"]] for side in ("train", "valid")], built["train/noise"]
     walls, silent = _rooms(rooms, config)
-    left_out = _left_out([*chain(*sides), bank], silent, sum(map(len, (positives, background, noise, rooms, near_misses))))
+    left_out = _left_out([*chain(*sides), bank], silent, sum(map(len, (positives, background, noise, rooms, near_misses, false_wakes))))
     _check_calls(sides, positives, config)
     states = phrase_states(config.phrase, config.language)
     return tuple(TrainingSet(c, b, bank, walls, left_out, states) for c, b in sides)
@@ -267,6 +271,7 @@ class BatchConfig(Config):
     ended:float=0.          # Share of ends of the phrase that something else leads up to: negatives
     isolated:float=.1       # Share of moments of the background alone in silence, like a call: negatives
     hard:float=.25          # Share of mined moments, once there are any: negatives
+    false_wake:float=.06    # Share of what detectors woke from, once there is some, as far as the others leave room: negatives
     babble:float=.25        # Share of windows whose noise is somebody else talking
     out_steps:int=26        # Scores per window
     end_steps:tuple=(8, 18) # The phrase ends at one of these
@@ -300,7 +305,7 @@ class Batches:
         self.data, self.config, self.augment, self.n_batches, self.seed, self.epoch, self.hard = data, config, augment, n_batches, seed, epoch, hard
         self.receptive_field, self.step = receptive_field, step
         self.n = receptive_field + (config.out_steps - 1)*step
-        self.real, self.said, self.near = map(data.where, ("positive", "synthetic", "near_miss"))
+        self.real, self.said, self.near, self.woken = map(data.where, ("positive", "synthetic", "near_miss", "false_wake"))
         self.synthetic_share = 1 if not len(self.real) else synthetic_share(len(self.real)) if config.synthetic is None else config.synthetic
         if not len(self.real) + len(self.said): raise TrainError("There is no clip of the phrase: add recordings or set synthetic above 0")
         rows = [round(s*config.batch_size) for s in (config.positive, config.cut, config.near_miss, config.begun, config.ended, config.isolated, config.hard)]
@@ -327,6 +332,14 @@ def _miss(self:Batches, rng):
     i = rng.choice(self.near)
     x, at = self.data.clips.read(i), self.receptive_field + int(rng.integers(self.config.out_steps))*self.step
     return place(x, 0, len(x), self.data.bounds[i][1], at, self.n), at
+
+@patch
+def _false_wake(self:Batches, rng):
+    "A window of what a detector woke from, up to some moment of its last third, where that mostly was; or a shorter one as a whole, and where it ends"
+    x, last = self.data.clips.read(i := rng.choice(self.woken)), self.receptive_field + int(rng.integers(self.config.out_steps))*self.step
+    if len(x) < self.n: return place(x, 0, len(x), self.data.bounds[i][1], last, self.n), last
+    end = int(rng.integers(min(len(x)*2//3, self.n), len(x) + 1))
+    return place(x, 0, end, end, self.n, self.n), self.n
 
 @patch
 def _isolated(self:Batches, rng):
@@ -385,6 +398,7 @@ def __getitem__(self:Batches,
     rows += [self._joined(rng, True) for _ in range(count(c.begun))] + [self._joined(rng, False) for _ in range(count(c.ended))]
     rows += [self._isolated(rng) for _ in range(count(c.isolated))]
     rows += [self._hard(rng) for _ in range(count(c.hard, self.hard is not None and len(self.hard)))]
+    rows += [self._false_wake(rng) for _ in range(min(count(c.false_wake, len(self.woken)), b - len(rows)))]
     rest = b - len(rows)
     pcm = Unread(np.stack([r[0] for r in rows]), [("background", self.data.background.places(rng, self.n, rest), None)])
     end = np.array([r[1] for r in rows] + [self.n//2]*rest)

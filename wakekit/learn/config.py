@@ -95,7 +95,7 @@ LIMITS = { # Config → field → (lowest, highest) or the words that are allowe
     VerifierConfig: dict(channels=(8, 1024), dilations=(1, 64), frames=(64, 2048), head_channels=(4, 1024), rates=(.4, 1), steps=(0, 1_000_000), batch_size=(4, 8192), lr=(1e-9, 1),
                          opens_per_hour=(.1, 36_000), every_ms=(10, 5000), looks=(1, 20), first_weight=(0, 1)),
     AugmentConfig: _augment,
-    BatchConfig: dict(batch_size=(4, 8192), positive=(.01, .9), synthetic=(0, 1), cut=(0, .9), near_miss=(0, .9), begun=(0, .9), ended=(0, .9), isolated=(0, .9), hard=(0, .9), babble=(0, 1),
+    BatchConfig: dict(batch_size=(4, 8192), positive=(.01, .9), synthetic=(0, 1), cut=(0, .9), near_miss=(0, .9), begun=(0, .9), ended=(0, .9), isolated=(0, .9), hard=(0, .9), false_wake=(0, .9), babble=(0, 1),
                       out_steps=(4, 1000), end_steps=(0, 1000)),
     TrainConfig: dict(start=("encoder", "scratch"), epochs=(1, 10_000), steps_per_epoch=(1, 1_000_000), synthetic_steps=(.001, 1), lr=(1e-9, 1), warmup_steps=(1, 1_000_000), weight_decay=(0, 10),
                       grad_clip=(1e-6, 1e6), ema=(0, .999999), pool_steps=(1, 1000), frame_weight=(0, 1000), mine_from=(1, 10_000), mine_every=(1, 10_000), hard_windows=(0, 1_000_000), smooth_ms=(0, 5000),

@@ -45,7 +45,7 @@ def verifier_batches(
     "Calls, near misses, halves, halves that something else makes whole, and what fooled the first look"
     own, step, made = config.verifier, 2*config.verifier.features.hop_length, config.batch.synthetic
     if made is None and (n := len(data.where("positive"))): made = synthetic_share(n, 33)
-    mix = BatchConfig(batch_size=own.batch_size, positive=.22, cut=.045, near_miss=.22, begun=.18, ended=.09, isolated=.045, hard=.145, end_steps=(3, 25), synthetic=made, babble=config.batch.babble)
+    mix = BatchConfig(batch_size=own.batch_size, positive=.22, cut=.045, near_miss=.22, begun=.18, ended=.09, isolated=.045, hard=.145, end_steps=(3, 25), synthetic=made, babble=config.batch.babble, false_wake=config.batch.false_wake)
     return Batches(data, mix, own.augment, verifier.samples - (mix.out_steps - 1)*step, step, own.steps, config.seed, 1_000_000, hard, resident)
 
 # %% ../../nbs/learn/25_verify.ipynb #6552e4f7

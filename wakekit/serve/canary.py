@@ -166,7 +166,7 @@ class Canary:
     def _unmark(self, nonce):
         "Take the stream out of what is counted"
         for line in list(self.service.lines):
-            if line.socket.query_params.get("canary") == nonce: line.stream.watch, line.count = None, lambda m: None
+            if line.socket.query_params.get("canary") == nonce: line.stream.watch, line.stream.keep, line.count = None, None, lambda m: None
 
     def _one(self, address, served):
         played = []

@@ -108,10 +108,11 @@ class Service:
         most:int=1000,    # Streams at a time
         watch=None,       # As for `Stream`
         shadows=None,     # Name → version of a model that listens along with the one that is served
+        keep=None,        # Makes a `wakekit.ship.keep.Keeper` for each stream; None: nothing is kept
     ):
         from prometheus_client import Counter, Histogram
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.store, self.lines, self.most, self.watch, self.started = store, set(), most, watch, time.monotonic()
+        self.store, self.lines, self.most, self.watch, self.keep, self.started = store, set(), most, watch, keep, time.monotonic()
         self.scorer, self.metrics = Scorer(threads or max(1, cores - 1)), Metrics()
         registry = self.metrics.registry
         self.detections = Counter("wakekit_detections_total", "Wake words", ("model", "version"), registry=registry)
@@ -236,7 +237,7 @@ def stream_routes(
         await socket.accept()
         try:
             if len(s.lines) >= s.most: raise Closed(1013, f"{s.most} streams are open already: try again later")
-            stream = Stream(s.store.select(model), rate, scores, s.watch, [x for x in s.shadowed.values() if x])
+            stream = Stream(s.store.select(model), rate, scores, s.watch, [x for x in s.shadowed.values() if x], s.keep and s.keep())
         except (Closed, WakekitError) as e:
             code = getattr(e, "code", 1008)
             s.closed.labels(str(code)).inc()
@@ -266,7 +267,7 @@ def create_app(
     settings:Settings=None, # Models, token, origins, limits; default: `Settings.load()`
     store:Store=None,       # Models; default: those of the settings
     watch=None,             # As for `Stream`
-    **more,                 # threads, most, shadows: for `Service`
+    **more,                 # threads, most, shadows, keep: for `Service`
 )->FastAPI:                 # The application; `app.state.service` has its parts
     "The detection service"
     settings = settings or Settings.load()

@@ -138,10 +138,11 @@ class Stream:
         scores:bool=False,      # Tell the scores, too
         watch=None,             # Called with (`Served`, smoothed scores, samples, events) after each look; for monitoring
         shadows=(),             # `Served` models that listen along, each to be compared with the one of its name
+        keep=None,              # A `wakekit.ship.keep.Keeper`, for what wakes the models, shadows not counted
     ):
         if not 8000 <= rate <= 48_000: raise BadStream(f"the rate must be 8000 to 48000 Hz, not {rate}")
         names = {s.name for s in served}
-        self.ears, self.rate, self.scores, self.watch = [Ear(s) for s in served] + [Ear(s, True) for s in shadows if s.name in names], rate, scores, watch
+        self.ears, self.rate, self.scores, self.watch, self.keep = [Ear(s) for s in served] + [Ear(s, True) for s in shadows if s.name in names], rate, scores, watch, keep
         self.pairs = {e.served.name: Pair(e.served.version) for e in self.ears if e.shadow}
         self.waiting, self.odd, self.busy, self.broken, self.code = deque(), b"", False, "", 1011
         self.bytes, self.taken, self.scored = 0, 0, 0 # the first is the event loop's, the others are the scoring thread's
@@ -153,7 +154,8 @@ class Stream:
 
     def let_go(self):
         "Give back what is large: Python would find it late, as sockets, tasks and streams know each other"
-        self.ears, self.pairs, self.resampler, self.watch, self.on_messages, self.on_room = [], {}, None, None, None, None
+        if self.keep: self.keep.close()
+        self.ears, self.pairs, self.resampler, self.watch, self.keep, self.on_messages, self.on_room = [], {}, None, None, None, None, None
         self.waiting.clear()
 
     @property
@@ -201,6 +203,8 @@ def _tell(self,
         if self.scores and not ear.shadow and len(smoothed): out.append(dict(type="scores", **about, start_s=round(first*step_s, 3), step_s=step_s, scores=[round(float(v), 4) for v in smoothed]))
         out += [dict(type="shadow" if ear.shadow else "event", **about, phrase=e.phrase, time_s=e.time_s, start_s=e.start_s, score=round(e.score, 4), threshold=e.threshold) for e in events]
         if self.watch: self.watch(ear.served, smoothed, pcm, events)
+        if self.keep and not ear.shadow: self.keep.heard(ear.detector, smoothed, events, (ear.served.name, ear.served.version, ear.served.digest))
+    if self.keep: self.keep.sound(pcm)
     self.seconds, self.scored, self.events = self.seconds + len(pcm)/SAMPLE_RATE, self.taken, self.events + sum(m["type"] == "event" for m in out)
     return out + self.compared(self.seconds)
 

@@ -121,8 +121,9 @@ class WakeStream:
     "The stream of one client"
     def __init__(self,
         words:Words, # Loaded
+        keep=None,   # Makes a `wakekit.ship.keep.Keeper` for each stream; None: nothing is kept
     ):
-        self.words = words
+        self.words, self._keep, self.keep = words, keep, None
         self.ask(None)
 
     def ask(self,
@@ -137,6 +138,8 @@ class WakeStream:
         timestamp=None, # Of the first sample, ms, if the client gave it
     ):
         "Forget what was heard: a new stream begins"
+        if self.keep: self.keep.close()
+        self.keep = self._keep and self._keep()
         self.pcm, self.hot, self.n_heard = None, {}, 0 # id → (`HotDetector`, s at which it began)
         self._s, self._n, self._anchor = 0., 0, (0., timestamp if _is_time(timestamp) else 0)
 
@@ -151,7 +154,10 @@ class WakeStream:
         if _is_time(timestamp): self._anchor = self._s, timestamp
         x, found = self.pcm.feed(raw, last), []
         for name, began_s, hot in self._detectors():
-            found += [(e.time_s + began_s, name, e) for e in hot.process(np.concatenate([x, _quiet(hot)]) if last else x)]
+            smoothed, events = hot.hear(np.concatenate([x, _quiet(hot)]) if last else x)
+            found += [(e.time_s + began_s, name, e) for e in events]
+            if self.keep and (w := hot.watch.served): self.keep.heard(hot.detector, smoothed, events, (w.name, w.version, w.digest), round(began_s*SAMPLE_RATE))
+        if self.keep: self.keep.sound(x)
         self._s, self._n, self.n_heard = self._s + len(raw)/math.prod(format), self._n + len(x), self.n_heard + len(found)
         at, ms = self._anchor
         return [Heard(name, round(ms + 1000*(t - at)), e.score, e.threshold) for t, name, e in sorted(found, key=lambda f: f[0])]
@@ -184,7 +190,7 @@ class Client:
         service, # A `WakeService`
         writer,  # Its answers go here
         who:str, # For the log
-    ): self.service, self.writer, self.who, self.stream = service, writer, who, WakeStream(service.words)
+    ): self.service, self.writer, self.who, self.stream = service, writer, who, WakeStream(service.words, service.keep)
 
     async def send(self,
         answer, # A Wyoming event
@@ -259,7 +265,9 @@ class WakeService:
         threads:int|None=None, # That score; a processor each, up to 4, by default
         look_s:float=2.,       # How often changes on disk are looked for, s
         report_s:float=300.,   # How often the log says what was done, s
+        keep=None,             # As for `WakeStream`
     ):
+        self.keep = keep
         self.words, self.look_s, self.report_s, self.clients, self._server, self._path, self._tasks = words, look_s, report_s, {}, None, None, []
         self._pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1), "wyoming")
         self.audio_s, self.busy_s, self.detections, self.refused = 0., 0., 0, 0
@@ -318,6 +326,7 @@ def _connected(self, reader, writer):
     self.clients[task] = client
     def left(_):
         del self.clients[task]
+        if client.stream.keep: client.stream.keep.close()
         writer.close()
     task.add_done_callback(left)
 
@@ -386,9 +395,10 @@ def serve(
     zeroconf=None,  # Name to announce by mDNS; empty: wakekit and the MAC address; None: not announced
     ready=None,     # Called with the URI, when it can be reached
     threads:int|None=None, # As for `WakeService`
+    keep=None,      # As for `WakeStream`
     **how,          # As for `Words`: preload, graph, threshold, smooth_ms, refractory_ms, verify
 ):
     "Run the service until Ctrl-C or SIGTERM"
-    service = WakeService(Words(*folders, **how), threads)
+    service = WakeService(Words(*folders, **how), threads, keep=keep)
     asyncio.run(_serve(service, uri, zeroconf, ready))
     log.info("stopped after %(audio_s).0f s of audio, %(detections)d detections", service.stats())

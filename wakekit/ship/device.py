@@ -189,13 +189,19 @@ def _score(self,
     "Score new audio"
     return self._hear(chunk, Detector.score)[1]
 
+def _hear_too(self,
+    chunk, # New samples (time,), any length; float in [-1, 1] or int16
+)->tuple:  # As `Detector.hear`: smoothed scores (steps,), and the `Event`s that began in this chunk
+    "Listen to new audio, and show how sure it was"
+    late, (smoothed, found) = self._hear(chunk, Detector.hear)
+    if events := late + found: self._last_s = events[-1].start_s
+    return smoothed, events
+
 def _process(self,
     chunk, # New samples (time,), any length; float in [-1, 1] or int16
 )->list:   # `Event`s that began in this chunk
     "Listen to new audio and say whether the wake word was said"
-    late, found = self._hear(chunk, Detector.process)
-    if events := late + found: self._last_s = events[-1].start_s
-    return events
+    return self.hear(chunk)[1]
 
 def _listen(self,
     chunks, # Iterator of samples, such as a microphone's
@@ -203,7 +209,7 @@ def _listen(self,
     "Events from an endless stream of chunks"
     for chunk in chunks: yield from self.process(chunk)
 
-HotDetector._hear, HotDetector.score, HotDetector.process, HotDetector.listen = _hear, _score, _process, _listen
+HotDetector._hear, HotDetector.score, HotDetector.hear, HotDetector.process, HotDetector.listen = _hear, _score, _hear_too, _process, _listen
 
 # %% ../../nbs/ship/35_device.ipynb #7f823d55
 MAX_ZIP, MAX_BUNDLE, MAX_FILES = 256 << 20, 512 << 20, 200 # Bytes of a download, bytes and files of what is in it

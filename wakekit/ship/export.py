@@ -363,6 +363,7 @@ def export(
     licences:list=(),       # One line for each source of recordings
     lineage:dict=None,      # Where it comes from, for the manifest: job, dataset, its fingerprint
     on_report=None,         # Called with the `Report` of the default graph, whether or not the gates pass
+    more=None,              # Called with the `Bundle` before it is finished; the dict that it returns goes into `metrics.json`, too
 )->Bundle:                  # Checked
     "Write a bundle: every form of the network, thresholds, proof, card; nothing is written when a gate fails"
     settings, valid = settings or Settings.load(), data[1]
@@ -399,9 +400,11 @@ def export(
         checks8 = gates.check(reports["int8"])
         manifest["gates"] = dict(passed=not failed, forced=bool(failed), checks=[g.to_dict() for g in checks], int8=[g.to_dict() for g in checks8])
         quantization["accepted"] = all(g.passed for g in checks8)
+        save()
+        extra = more(Bundle.load(folder)) if more else {}
         write_json(folder/"config.json", result.config.to_dict())
         write_json(folder/"reference.json", jsonable(reference(reports["float32"], valid)))
-        write_json(folder/"metrics.json", jsonable(dict(held_out={n: r.to_dict() for n, r in reports.items()}, parity=proof, training=result.history, best_epoch=result.best_epoch, size=size)))
+        write_json(folder/"metrics.json", jsonable(dict(held_out={n: r.to_dict() for n, r in reports.items()}, parity=proof, training=result.history, best_epoch=result.best_epoch, size=size, **extra)))
         manifest["files"] = file_facts(folder)
         (folder/"README.md").write_text(model_card(manifest, reports, proof, result.model, data), encoding="utf-8")
         (folder/"LICENSES.md").write_text(LICENCES.format(rows="\n".join(f"- {l}" for l in [*spoken(data), *([ENCODER] if result.config.start=="encoder" else []), *([SECOND] if result.verifier else []), *licences])), encoding="utf-8")

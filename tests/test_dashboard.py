@@ -102,51 +102,6 @@ def until(what):
 
 
 @browsers
-def test_a_map_whose_clips_are_chosen_with_a_rectangle_and_set_right(house, desk, tmp_path):
-    client = house["client"]
-    client.create_dataset("map", "hey jarvis")
-    client.upload("map", [x for _, x in synthesize(draw_utterances(["hey jarvis"], 10, seed=0))], "positive")
-    client.upload("map", [x for _, x in synthesize(draw_utterances(["turn on the light"], 10, seed=1))], "positive", notes="the other words")
-    desk.until("!!document.querySelector('.wk-desk select option[value=map]')")
-    desk.put(".wk-desk select", "map")
-    desk.tab("Data quality")
-    desk.says("quality", "Nobody has listened to this dataset yet")
-    desk.press("quality", "Listen to all clips")
-    desk.says("map", "20 clips. Those that lie together sound alike")
-    # the report: what to record next, and what was found, whose clips are shown on the map
-    desk.says("quality", "What to record next")
-    assert desk.run("document.querySelectorAll('#panel-quality .wk-advice li').length") >= 3 and "20" in desk.run("document.querySelector('#panel-quality .wk-tiles').innerText")
-    assert TestClient(create_app(Settings(training_url=client.url, data_dir=tmp_path)), base_url="http://127.0.0.1").get("/api/datasets/map/report.html").text.startswith("<!doctype html>")
-    # a rectangle around all points that are what they are not: the panel itself says where they lie
-    where = desk.until(desk.panel("map", """ && (() => { const p = document.querySelector('#panel-map .wakekit').panel, r = p.canvas.getBoundingClientRect()
-        p.canvas.scrollIntoView({block: 'center'})
-        const at = p.points.filter(q => q.notes).map(q => p.place(q)), b = p.canvas.getBoundingClientRect(), xs = at.map(a => a[0]), ys = at.map(a => a[1])
-        return [b.left + Math.min(...xs) - 8, b.top + Math.min(...ys) - 8, b.left + Math.max(...xs) + 8, b.top + Math.max(...ys) + 8] })()"""))
-    for kind, x, y in (("mousePressed", *where[:2]), ("mouseMoved", *where[2:]), ("mouseReleased", *where[2:])): desk("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
-    assert desk.until(desk.panel("map", ".picked.length")) == 10 # those, and no others: the sounds keep them apart
-    assert desk.run(desk.panel("map", ".picked.every(p => p.notes === 'the other words')"))
-    desk.until("document.querySelector('#panel-map .wk-spectrogram').naturalWidth > 20") # the marked one is seen
-    desk.press("map", "All negative")
-    desk.says("map", "10 clips to label 'negative'")
-    assert {c["notes"] for c in client.clips("map", label="negative")} == {"the other words"} and len(list(client.clips("map", label="negative"))) == 10
-    # one more by keyboard, then both are taken back
-    desk.run("document.querySelector('#panel-map .wk-clips').dispatchEvent(new KeyboardEvent('keydown', {key: 'x', bubbles: true}))")
-    until(lambda: client.dataset("map")["trash"] == 1)
-    desk.press("map", "Undo")
-    until(lambda: client.dataset("map")["trash"] == 0)
-    desk.press("map", "Undo")
-    until(lambda: client.dataset("map")["wake_clips"] == 20)
-    desk.press("map", "Redo")
-    until(lambda: client.dataset("map")["wake_clips"] == 10)
-    desk.until("document.querySelector('#panel-map .wk-map-key').innerText.includes('negative (10)')") # the map shows what they are now
-    # a click on a point plays it
-    desk.until(desk.panel("map", ".points.length === 20"))
-    x, y = desk.run(desk.panel("map", """ && (() => { const p = document.querySelector('#panel-map .wakekit').panel; p.choose([]); p.canvas.scrollIntoView({block: 'center'}); const b = p.canvas.getBoundingClientRect(), [x, y] = p.place(p.points[0]); return [b.left + x, b.top + y] })()"""))
-    for kind in ("mousePressed", "mouseReleased"): desk("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
-    desk.until(desk.panel("map", ".picked.length === 1") + " && " + desk.panel("map", ".player.currentTime > 0"))
-    assert not [c for c in desk.console if "rror" in c], desk.console
-
-@browsers
 def test_from_a_microphone_to_a_detection(house, desk, tmp_path):
     client = house["client"]
     # a dataset
@@ -529,3 +484,49 @@ def test_the_few_latest_detectors_stay(tmp_path):
     assert len(list((tmp_path/"try").iterdir())) <= 7 and (last := tmp_path/"try"/"m8-1-01234567").is_dir()
     (last/"model.onnx").unlink() # half of it went
     assert to_try.fetch("model", "m8")["phrase"] and (last/"model.onnx").is_file()
+
+
+@browsers
+def test_a_map_whose_clips_are_chosen_with_a_rectangle_and_set_right(house, desk, tmp_path):
+    client = house["client"]
+    client.create_dataset("map", "hey jarvis")
+    client.upload("map", [x for _, x in synthesize(draw_utterances(["hey jarvis"], 10, seed=0))], "positive")
+    client.upload("map", [x for _, x in synthesize(draw_utterances(["turn on the light"], 10, seed=1))], "positive", notes="the other words")
+    desk.until("!!document.querySelector('.wk-desk select option[value=map]')")
+    desk.put(".wk-desk select", "map")
+    desk.tab("Data quality")
+    desk.says("quality", "Nobody has listened to this dataset yet")
+    desk.press("quality", "Listen to all clips")
+    desk.says("map", "20 clips. Those that lie together sound alike")
+    # the report: what to record next, and what was found, whose clips are shown on the map
+    desk.says("quality", "What to record next")
+    assert desk.run("document.querySelectorAll('#panel-quality .wk-advice li').length") >= 3 and "20" in desk.run("document.querySelector('#panel-quality .wk-tiles').innerText")
+    assert TestClient(create_app(Settings(training_url=client.url, data_dir=tmp_path)), base_url="http://127.0.0.1").get("/api/datasets/map/report.html").text.startswith("<!doctype html>")
+    # a rectangle around all points that are what they are not: the panel itself says where they lie
+    where = desk.until(desk.panel("map", """ && (() => { const p = document.querySelector('#panel-map .wakekit').panel, r = p.canvas.getBoundingClientRect()
+        p.canvas.scrollIntoView({block: 'center'})
+        const at = p.points.filter(q => q.notes).map(q => p.place(q)), b = p.canvas.getBoundingClientRect(), xs = at.map(a => a[0]), ys = at.map(a => a[1])
+        return [b.left + Math.min(...xs) - 8, b.top + Math.min(...ys) - 8, b.left + Math.max(...xs) + 8, b.top + Math.max(...ys) + 8] })()"""))
+    for kind, x, y in (("mousePressed", *where[:2]), ("mouseMoved", *where[2:]), ("mouseReleased", *where[2:])): desk("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+    assert desk.until(desk.panel("map", ".picked.length")) == 10 # those, and no others: the sounds keep them apart
+    assert desk.run(desk.panel("map", ".picked.every(p => p.notes === 'the other words')"))
+    desk.until("document.querySelector('#panel-map .wk-spectrogram').naturalWidth > 20") # the marked one is seen
+    desk.press("map", "All negative")
+    desk.says("map", "10 clips to label 'negative'")
+    assert {c["notes"] for c in client.clips("map", label="negative")} == {"the other words"} and len(list(client.clips("map", label="negative"))) == 10
+    # one more by keyboard, then both are taken back
+    desk.run("document.querySelector('#panel-map .wk-clips').dispatchEvent(new KeyboardEvent('keydown', {key: 'x', bubbles: true}))")
+    until(lambda: client.dataset("map")["trash"] == 1)
+    desk.press("map", "Undo")
+    until(lambda: client.dataset("map")["trash"] == 0)
+    desk.press("map", "Undo")
+    until(lambda: client.dataset("map")["wake_clips"] == 20)
+    desk.press("map", "Redo")
+    until(lambda: client.dataset("map")["wake_clips"] == 10)
+    desk.until("document.querySelector('#panel-map .wk-map-key').innerText.includes('negative (10)')") # the map shows what they are now
+    # a click on a point plays it
+    desk.until(desk.panel("map", ".points.length === 20"))
+    x, y = desk.run(desk.panel("map", """ && (() => { const p = document.querySelector('#panel-map .wakekit').panel; p.choose([]); p.canvas.scrollIntoView({block: 'center'}); const b = p.canvas.getBoundingClientRect(), [x, y] = p.place(p.points[0]); return [b.left + x, b.top + y] })()"""))
+    for kind in ("mousePressed", "mouseReleased"): desk("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+    desk.until(desk.panel("map", ".picked.length === 1") + " && " + desk.panel("map", ".player.currentTime > 0"))
+    assert not [c for c in desk.console if "rror" in c], desk.console

@@ -251,3 +251,20 @@ def test_wyoming_keeps_and_says_the_same(bundle):
 def test_keeping_needs_no_torch():
     code = "import sys; sys.modules['torch'] = None; import wakekit.ship.keep, wakekit.cli_live; print('fine')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout.strip() == "fine"
+
+def test_a_model_server_that_was_away_leaves_the_sound_where_it_was(bundle):
+    pcm, out = room(9, (2, 660), (5, 663)), []
+    class Away(Detector):
+        "Its graph cannot be reached for a second; what came meanwhile is heard with the next chunk, as behind a remote session"
+        gone = range(0)
+        def _run(self, pcm, lead):
+            if self.n_steps in self.gone: raise OSError("away")
+            return super()._run(pcm, lead)
+    d = Away(bundle)
+    k, lost = Listening(d, Keeper(out.append)), 0
+    for i, chunk in enumerate(np.split(pcm, 90)):
+        d.gone = range(10**6) if 20 <= i < 30 else range(0)
+        try: k.process(chunk)
+        except OSError: lost += 1
+    assert lost == 10 and [m.kind for m in out] == ["trigger", "near"]
+    assert all(len(m.pcm) > SR and np.array_equal(m.pcm, pcm[round(m.start_s*SR):][:len(m.pcm)]) for m in out)

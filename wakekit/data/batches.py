@@ -158,8 +158,7 @@ def _sources(config, positives, background, noise, near_misses, false_wakes=()):
                 yield row("synthetic" if label=="positive" and i.synthetic else label, replace(i, src=AudioError(why)) if why else i)
         known = (group_sides(positives, config, few(config.synthetic)), talk_sides()) if false_wakes else ()
         for i in false_wakes if side=="train" else ():
-            held = any(at.get(i.group, "train")!="train" for at in known)
-            yield row("false_wake", replace(i, src=AudioError(f"{i.group!r} is kept for judging")) if held else i)
+            yield row("false_wake", replace(i, src=AudioError(f"{i.group!r} is kept for judging")) if any(at.get(i.group, "train")!="train" for at in known) else i)
         for label, i in synthetic_items(config, side, ("synthetic", "near_miss")): yield row(label, i)
     def on_side(items, side): return (i for i in pieces(items) if talk_sides().get(i.group)==side)
     recoded = config.recode if config.recode is not None else synthetic_share(sum(not i.synthetic for i in positives))

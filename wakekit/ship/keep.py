@@ -173,7 +173,10 @@ class Listening:
         chunk, # New samples (time,), any length; float in [-1, 1] or int16
     )->tuple:  # Smoothed scores (steps,), `Event`s
         "As `Detector.hear`"
-        smoothed, events = self.detector.hear(chunk)
+        try: smoothed, events = self.detector.hear(chunk)
+        except Exception: # a model server may be away for a while: its detector hears this with the next chunk
+            self.keeper.sound(chunk)
+            raise
         self.keeper.heard(getattr(self.detector, "detector", self.detector), smoothed, events, self.named())
         self.keeper.sound(chunk)
         return smoothed, events

@@ -36,7 +36,7 @@ def looked(web, name="kitchen"):
     return job
 
 def test_what_a_look_finds(web):
-    for what in ("report", "report.html", "coach", "map"): assert (r := web.get(f"/datasets/kitchen/{what}")).status_code == 404 and r.json()["code"] == "no_look"
+    for what in ("report", "report.html", "coach", "map"): assert (r := web.get(f"/datasets/kitchen/{what}")).status_code == 409 and r.json()["code"] == "no_look"
     job = looked(web)
     assert job["state"] == "succeeded" and job["result"]["clips"] == 24 and job["result"]["note"] == "" and job["kind"] == "look"
     report, m = web.get("/datasets/kitchen/report").json(), web.get("/datasets/kitchen/map").json()
@@ -53,7 +53,7 @@ def test_what_a_look_finds(web):
     assert web.get("/datasets/kitchen/report.html", headers={"If-None-Match": page.headers["etag"]}).status_code == 304
 
 def test_what_was_changed_since(web):
-    if web.get("/datasets/kitchen/map").status_code == 404: looked(web)
+    if web.get("/datasets/kitchen/map").status_code == 409: looked(web)
     gone, clips = web.get("/datasets/kitchen/map").json()["points"][0]["id"], 24
     assert web.post("/datasets/kitchen/changes", json=dict(clips=web.wrong, label="positive")).json()["change"]["clips"] == 2
     assert web.delete(f"/datasets/kitchen/recordings/{gone}").status_code == 200

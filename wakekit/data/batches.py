@@ -335,11 +335,11 @@ def _miss(self:Batches, rng):
 
 @patch
 def _false_wake(self:Batches, rng):
-    "A window of what a detector woke from: any part of a longer clip, and where a shorter one ends"
+    "A window of what a detector woke from, up to some moment of its last third, where that mostly was; or a shorter one as a whole, and where it ends"
     x, last = self.data.clips.read(i := rng.choice(self.woken)), self.receptive_field + int(rng.integers(self.config.out_steps))*self.step
     if len(x) < self.n: return place(x, 0, len(x), self.data.bounds[i][1], last, self.n), last
-    first = int(rng.integers(len(x) - self.n + 1))
-    return x[first:first + self.n], last
+    end = int(rng.integers(min(len(x)*2//3, self.n), len(x) + 1))
+    return place(x, 0, end, end, self.n, self.n), self.n
 
 @patch
 def _isolated(self:Batches, rng):

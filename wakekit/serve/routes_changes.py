@@ -9,7 +9,7 @@ __all__ = ['MOST_CLIPS', 'ClipId', 'BulkChange', 'WhichChange', 'ChangeOut', 'Ch
 from typing import Annotated, Literal
 from fastapi import APIRouter, Path as InPath, Query
 from pydantic import BaseModel, Field
-from ..data.changes import Change
+from ..data.changes import Change, NothingToDo
 from ..data.dataset import LABELS
 from .events import event
 from .http import WHOLE, Problem, Strict, errors
@@ -70,6 +70,7 @@ def change_routes(
         ds = s.catalog.open(name)
         try:
             with s.catalog.while_there(name): change = act(ds)
+        except NothingToDo as e: raise Problem(409, str(e), "nothing_to_do") from None
         finally: s.catalog.touched(name)
         if change: s.catalog.tell(event("clips.changed", dataset=name, change=change.id, words=change.words, state=change.state, clips=len(change.clips)))
         return change and change.to_dict()
@@ -85,12 +86,12 @@ def change_routes(
         "Change what is said about many clips, or move them to the trash or out of it, as one change"
         return dict(change=done(name, lambda ds: _ordered(ds, new)))
 
-    @r.post("/undo", response_model=ChangeOut, responses=errors(400, 404, 413, 503, 507))
+    @r.post("/undo", response_model=ChangeOut, responses=errors(400, 404, 409, 413, 503, 507))
     def undo(name:_Name, which:WhichChange):
         "Take a change back; clips that somebody has changed since are left alone"
         return done(name, lambda ds: ds.undo(which.id))
 
-    @r.post("/redo", response_model=ChangeOut, responses=errors(400, 404, 413, 503, 507))
+    @r.post("/redo", response_model=ChangeOut, responses=errors(400, 404, 409, 413, 503, 507))
     def redo(name:_Name, which:WhichChange):
         "Do again what was taken back, or finish what was interrupted"
         return done(name, lambda ds: ds.redo(which.id))

@@ -133,7 +133,7 @@ def last_look(
     "What the last look at a dataset has found, or a `Problem`"
     ds = s.catalog.open(name)
     with s.catalog.while_there(name): found = looked(ds.path, what)
-    if found is None: raise Problem(404, f"nobody has looked at {name!r} yet: POST /datasets/{name}/look does, in a job", "no_look")
+    if found is None: raise Problem(409, f"nobody has looked at {name!r} yet: POST /datasets/{name}/look does, in a job", "no_look")
     if found[what] is None: raise Problem(501, f"the last look could not make this: {found['note'] or 'its file is damaged; look again'}", "missing_extra")
     return found
 
@@ -154,13 +154,13 @@ def look_routes(
         response.headers["Location"] = f"/jobs/{job.id}"
         return {k: getattr(job, k) for k in LookJob.model_fields}
 
-    @r.get("/report", response_model=ReportOut, responses=errors(404, 501))
+    @r.get("/report", response_model=ReportOut, responses=errors(404, 409, 501))
     def get_report(name:_Name):
         "What the last look has found: counts, findings, suspects, twins, leaks, and what to record next"
         found = last_look(s, name, "report")
         return found["report"] | dict(created=found["created"], stale=found["stale"], note=found["note"])
 
-    @r.get("/report.html", responses={200: {"content": {"text/html": {}}}, 304: {"description": "Not modified"}, **errors(404, 416, 501)}, response_class=Response)
+    @r.get("/report.html", responses={200: {"content": {"text/html": {}}}, 304: {"description": "Not modified"}, **errors(404, 409, 416, 501)}, response_class=Response)
     def get_report_page(request:Request, name:_Name):
         "The same as one page with pictures and players"
         found = last_look(s, name, "report")
@@ -168,13 +168,13 @@ def look_routes(
         page.headers.update({"Content-Security-Policy": PAGE_RULES, "Referrer-Policy": "no-referrer"})
         return page
 
-    @r.get("/coach", response_model=CoachOut, responses=errors(404, 501))
+    @r.get("/coach", response_model=CoachOut, responses=errors(404, 409, 501))
     def get_coach(name:_Name):
         "What to record next"
         found = last_look(s, name, "report")
         return dict(created=found["created"], stale=found["stale"], coach=found["report"]["coach"])
 
-    @r.get("/map", response_model=MapOut, responses=errors(404, 501))
+    @r.get("/map", response_model=MapOut, responses=errors(404, 409, 501))
     def get_map(name:_Name, label:Literal[LABELS]|None=None, speaker:_Text=None, source:_Text=None, voice:_Text=None, finding:Annotated[str|None, Query(max_length=60, description="Kind of a finding, or any")]=None,
                 search:Annotated[str, Query(max_length=200)]="", suspects:Annotated[bool, Query(description="Only those whose label their sound contradicts")]=False, limit:Annotated[int, Query(ge=1, le=20_000)]=5000):
         "The map that the last look has laid out"

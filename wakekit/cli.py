@@ -9,7 +9,7 @@ __all__ = ['main', 'bundle_facts']
 import contextlib, json
 from pathlib import Path
 from .cli_data import as_usage, command, dataset_of, settings_of
-from .cli_live import action_args
+from .cli_live import action_args, inbox_arg
 from .core import WakekitError
 from .terminal import UsageError, arg, number, one_line, plain, say, show
 
@@ -18,7 +18,7 @@ def main(
     argv=None, # Arguments; None takes those of the command line
 )->int:        # Exit code
     "The console script `wakekit`"
-    import wakekit.cli_annotate, wakekit.cli_compat, wakekit.cli_deploy, wakekit.cli_detect, wakekit.cli_quality, wakekit.cli_serve, wakekit.cli_web, wakekit.cli_wyoming # add their commands
+    import wakekit.cli_annotate, wakekit.cli_compat, wakekit.cli_deploy, wakekit.cli_detect, wakekit.cli_inbox, wakekit.cli_quality, wakekit.cli_serve, wakekit.cli_web, wakekit.cli_wyoming # add their commands
     return wakekit.cli_serve.commands.run(argv)
 
 # %% ../nbs/59_cli.ipynb #3970e8e2
@@ -43,15 +43,17 @@ def bundle_facts(
     m = bundle.manifest
     found = {"bundle": bundle.path, **{k: m.get(k) for k in ("phrase", "default_graph", "graphs", "gates", "quantization")}}
     if not (bundle.path/"metrics.json").is_file(): return found
-    held_out = json.loads((bundle.path/"metrics.json").read_text(encoding="utf-8")).get("held_out", {})
-    return {**found, "held_out": {n: r["at_bundle_threshold"] for n, r in held_out.items()}}
+    metrics = json.loads((bundle.path/"metrics.json").read_text(encoding="utf-8"))
+    return {**found, **({"false_wakes": metrics["false_wakes"]} if "false_wakes" in metrics else {}), "held_out": {n: r["at_bundle_threshold"] for n, r in metrics.get("held_out", {}).items()}}
 
 def _bundle_text(bundle):
     "The same for people"
     rows = [f"| {n} | {p['false_reject_rate']:.1%} ({p['false_reject_rate_95'][0]:.1%} to {p['false_reject_rate_95'][1]:.1%}) | {_rate(p['false_accepts_per_hour'])}"
             f" ({' to '.join(map(_rate, p['false_accepts_per_hour_95']))}) | {p['threshold']:.3f} |" for n, p in bundle_facts(bundle).get("held_out", {}).items()]
     table = ["\non what was held out (the threshold was chosen there: the figures are what to expect at best)", "| graph | missed, 95 % | false accepts per hour, 95 % | threshold |", *rows] if rows else []
-    return "\n".join([plain("\n".join([bundle._repr_markdown_(), *table])), *_failed_gates(bundle)])
+    woken = bundle_facts(bundle).get("false_wakes")
+    again = [f"\nof {woken['clips']} false wakes out of the inbox, from which it learned, {woken['fire']} still wake it"] if woken else []
+    return "\n".join([plain("\n".join([bundle._repr_markdown_(), *table])), *again, *_failed_gates(bundle)])
 
 def _failed_gates(bundle):
     checks = (bundle.manifest.get("gates") or {}).get("checks", [])
@@ -122,10 +124,11 @@ def _quickstart_text(q, a, out):
           arg("--threshold", type=number, metavar="T", help="smoothed score that fires (the bundle's)"), arg("--smooth-ms", type=number, metavar="MS", help="average scores over this (the bundle's)"),
           arg("--refractory-ms", type=number, metavar="MS", help="deaf after an event (the bundle's)"),
           arg("--silence-db", type=float, metavar="DB", help="rest while the sound stays below this level, such as -55 dBFS (never): saves power, and misses who speaks more softly"),
-          arg("--json", action="store_true", help="one JSON document for files, one line per event for a stream"), *action_args)
+          arg("--json", action="store_true", help="one JSON document for files, one line per event for a stream"), inbox_arg, *action_args)
 def _detect(a):
     from wakekit.ship.stream import Detector
     if a.files and a.files != ["-"] and any(getattr(a, k, None) for k in ("act_run", "act_post", "act_mqtt", "act_ws", "act_file")): raise UsageError("actions are for streams: --mic, or - for stdin")
+    if a.files and a.files != ["-"] and a.inbox: raise UsageError("--inbox keeps what is heard in a stream: --mic, or - for stdin")
     if bool(a.files) == a.mic: raise UsageError("name recordings, or - for stdin, or give --mic")
     if "-" in a.files and len(a.files) > 1: raise UsageError("- stands alone: it is the stream on stdin")
     with as_usage(): d = Detector(a.bundle, a.graph, a.threshold, a.smooth_ms, a.refractory_ms, silence_db=a.silence_db)

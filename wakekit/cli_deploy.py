@@ -9,7 +9,7 @@ __all__ = ['devices_file', 'place_of', 'target_of', 'first_bundle']
 import re, time
 from pathlib import Path
 from .cli_data import as_usage, command, commands, settings_of
-from .cli_live import action_args
+from .cli_live import action_args, inbox_arg
 from .terminal import UsageError, arg, number, plain, say, show
 
 # %% ../nbs/52_cli_deploy.ipynb #0793a3d4
@@ -105,11 +105,11 @@ def first_bundle(
     if not there(): say(f"nothing is deployed in {folder} yet: waiting for wakekit deploy")
     while not there(): sleep(1.)
 
-@command("listen", "Listen with whatever is deployed in a folder, also when that changes", "wakekit listen ~/wakekit --mic --run \"aplay -q ding.wav\"\nwakekit listen ~/wakekit --mic --mqtt mqtt://homeassistant.local/wakekit/kitchen\narecord -q -f S16_LE -r 16000 | wakekit listen ~/wakekit - --json",
+@command("listen", "Listen with whatever is deployed in a folder, also when that changes", "wakekit listen ~/wakekit --mic --run \"aplay -q ding.wav\"\nwakekit listen ~/wakekit --mic --mqtt mqtt://homeassistant.local/wakekit/kitchen\nwakekit listen ~/wakekit --mic --inbox kitchen\narecord -q -f S16_LE -r 16000 | wakekit listen ~/wakekit - --json",
          arg("folder", metavar="FOLDER", help="folder that is deployed to, or a bundle"), arg("source", nargs="?", choices=["-"], help="- reads raw 16 kHz 16-bit PCM from stdin"),
          arg("--mic", action="store_true", help="listen to the microphone"), arg("--status", metavar="FILE", help='where to write what runs (status.json in the folder; "" for nowhere)'),
          arg("--graph", metavar="G", help="float32 or int8 (the bundle's default)"), arg("--threshold", type=number, metavar="T", help="smoothed score that fires (the bundle's)"),
-         arg("--json", action="store_true", help="one line of JSON per event"), *action_args)
+         inbox_arg, arg("--json", action="store_true", help="one line of JSON per event"), *action_args)
 def _listen(a):
     from wakekit.cli_live import actions_of, print_events, stdin_chunks
     from wakekit.microphone import microphone

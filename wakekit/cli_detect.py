@@ -8,6 +8,7 @@ __all__ = ['TRIM_S']
 # %% ../nbs/58_cli_detect.ipynb #db35c37d
 import ctypes, threading, time
 from .cli_data import command, commands, settings_of
+from .cli_live import inbox_arg, keeping
 from .terminal import UsageError, arg, plain, say, show
 
 # %% ../nbs/58_cli_detect.ipynb #638fb737
@@ -29,12 +30,12 @@ def _share_memory():
     threading.Thread(target=trim, daemon=True, name="trim").start()
 
 @command("serve detect", "Run the detection service: wake words of recordings and of live streams, over HTTP and WebSocket",
-         "wakekit serve detect\nwakekit serve detect --models kitchen.wake --port 8000\nWAKEKIT_INFERENCE_URL=https://inference.example WAKEKIT_INFERENCE_TOKEN=other wakekit serve detect\nWAKEKIT_API_TOKEN=secret wakekit serve detect --host 0.0.0.0 --pin kitchen=3",
+         "wakekit serve detect\nwakekit serve detect --models kitchen.wake --port 8000\nwakekit serve detect --inbox kitchen\nWAKEKIT_INFERENCE_URL=https://inference.example WAKEKIT_INFERENCE_TOKEN=other wakekit serve detect\nWAKEKIT_API_TOKEN=secret wakekit serve detect --host 0.0.0.0 --pin kitchen=3",
          arg("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1); others ask for a token"), arg("--port", type=int, default=8000, metavar="N", help="port (8000); 0: any that is free"),
          arg("--models", metavar="FOLDER", help="folder of models, or one bundle (WAKEKIT_MODELS_DIR)"), arg("--pin", default="", metavar="NAME=V", help="stay with a version; several with commas"),
          arg("--shadow", default="", metavar="NAME=V", help="versions that listen along and are compared in /metrics; nobody is told what they hear"),
          arg("--threads", type=int, default=0, metavar="N", help="that score streams (cores but one)"),
-         arg("--streams", type=int, default=1000, metavar="N", help="streams at a time (1000)"))
+         arg("--streams", type=int, default=1000, metavar="N", help="streams at a time (1000)"), inbox_arg)
 def _serve_detect(a):
     from wakekit.serve.canary import Canary
     from wakekit.serve.detect import create_app
@@ -50,12 +51,12 @@ def _serve_detect(a):
     with logs(s.log_format): store = store_of(s, a.models, pins=versions_of(a.pin), most_others=max(4, len(shadows))).refresh()
     monitor = Monitor(keep=s.resolve("logs_dir")/"monitor.npz")
     def make():
-        app = create_app(s, store, monitor.watch, threads=a.threads, most=a.streams, shadows=shadows)
+        app = create_app(s, store, monitor.watch, threads=a.threads, most=a.streams, shadows=shadows, keep=keep)
         return monitor_routes(app, monitor, Canary(app.state.service, s.canary_dir or None, s.api_token))
     def ready(address):
         monitor.canary.start(address)
         if s.log_format == "text": say(f"the detection service: {address}/docs\n" + (f"its graphs run on {s.inference_url}\n" if s.inference_url else "") + (f"models: {', '.join(f'{m.name} {m.version} (“{m.phrase}”)' for m in store.served.values())}" if store.served else f"no models yet in {store.root}: it waits for one") + "\nCtrl-C stops it")
-    with logs(s.log_format): run_app(make, a.host, a.port, s.api_token, ready, **(dict(log_config=None) if s.log_format == "json" else {}))
+    with logs(s.log_format), keeping(a, "wakekit serve detect") as keep: run_app(make, a.host, a.port, s.api_token, ready, **(dict(log_config=None) if s.log_format == "json" else {}))
 
 # %% ../nbs/58_cli_detect.ipynb #bcc0e374
 _port = arg("--port", type=int, default=8001, metavar="N", help="port (8001); 0: any that is free")

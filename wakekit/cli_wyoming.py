@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/54_cli_wyoming.ipynb #b1499ded
 import logging
 from .cli_data import command, commands, settings_of
+from .cli_live import inbox_arg, keeping
 from .terminal import UsageError, arg, number, say
 
 # %% ../nbs/54_cli_wyoming.ipynb #3d79c542
@@ -25,7 +26,7 @@ _more = dict(action="append", default=[], metavar="DIR")
          arg("--refractory-seconds", type=number, metavar="S", help="deaf after a detection (each bundle's own)"),
          arg("--graph", metavar="G", help="float32 or int8 (each bundle's own)"),
          arg("--zeroconf", nargs="?", const="", metavar="NAME", help="let Home Assistant find it by mDNS, under this name (wakekit and the MAC address)"),
-         arg("--debug", action="store_true", help="log more"))
+         inbox_arg, arg("--debug", action="store_true", help="log more"))
 def _serve_wyoming(a):
     from wakekit.serve.wyoming import serve
     if a.threshold is not None and a.threshold > 1: raise UsageError(f"--threshold is a score from 0 to 1, not {a.threshold:g}")
@@ -34,4 +35,4 @@ def _serve_wyoming(a):
     folders = [*a.folders, *a.models_dir, *a.custom_model_dir] or [settings_of(a).resolve("models_dir")]
     how = dict(preload=a.preload_model, graph=a.graph, threshold=a.threshold, smooth_ms=80*a.trigger_level if a.trigger_level > 1 else None,
                refractory_ms=None if a.refractory_seconds is None else 1000*a.refractory_seconds)
-    serve(*folders, uri=a.uri, zeroconf=a.zeroconf, ready=lambda uri: say(f"the wake-word service: {uri}\nCtrl-C stops it"), **how)
+    with keeping(a, "wakekit serve wyoming") as keep: serve(*folders, keep=keep, uri=a.uri, zeroconf=a.zeroconf, ready=lambda uri: say(f"the wake-word service: {uri}\nCtrl-C stops it"), **how)

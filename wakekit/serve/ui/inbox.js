@@ -247,7 +247,10 @@ export class Inbox extends Panel {
     this.quieten()
     await this.doing(null, async () => {
       let now
-      try { now = await (what === 'rejected' ? this.service.post(`${path}/${s.id}/reject`, { ...by && { by } }) : this.service.post(`${path}/${s.id}/accept`, { label: what, ...part, ...speaker && { speaker }, ...by && { by } })) } catch (e) { return this.missed(e, s) }
+      try {
+        await this.unchanged(path, s)
+        now = await (what === 'rejected' ? this.service.post(`${path}/${s.id}/reject`, { ...by && { by } }) : this.service.post(`${path}/${s.id}/accept`, { label: what, ...part, ...speaker && { speaker }, ...by && { by } }))
+      } catch (e) { return this.missed(e, s) }
       this.done.push({ name, id: s.id })
       this.chosen.set('clips', Date.now())
       if (speaker && !this.speakers.has(speaker)) { this.speakers.add(speaker); this.known.append(h('option', { value: speaker })) }
@@ -270,6 +273,11 @@ export class Inbox extends Panel {
     this.busy = false
     this.stage.removeAttribute('aria-busy')
     if (pressed && !this.stage.hidden) this.stage.focus({ preventScroll: true }) // space then plays the next one instead of judging it
+  }
+  /** Two people at one inbox: the first one's decision is not overwritten unseen */
+  async unchanged(path, s) {
+    const there = await this.service.get(`${path}/${s.id}`), said = d => d && [d.action, d.label, d.at].join()
+    if (said(there.decision) !== said(s.decision)) throw new Trouble(409, { detail: there.decision ? `${there.decision.by || 'Somebody else'} has decided on ${place(s)} meanwhile: ${there.outcome}. To change that, choose “decided” above.` : `Somebody else has taken the decision on ${place(s)} back meanwhile. It waits again.` })
   }
   /** A decision that the service did not take: say why, and show how things are now */
   async missed(e, s) {

@@ -1,11 +1,12 @@
 "The dashboard's tab Inbox in a real browser, over a real training service: sounds are heard, trimmed and judged."
-import json, signal
+import json, shutil, signal
 import numpy as np
 import pytest
 pytest.importorskip("gradio", reason="pip install wakekit[dashboard]")
 pytest.importorskip("fastapi")
 from test_dashboard import Desk, browsers, desk, house, until # noqa: F401 (fixtures)
 from wakekit.core import SAMPLE_RATE
+from wakekit.data.audio import save_audio
 from wakekit.data.dataset import Dataset
 from wakekit.data.inbox import Inbox
 from wakekit.ship.toy import chime
@@ -284,3 +285,27 @@ def test_an_empty_inbox_says_how_sounds_come_in_and_everything_fits(house, judge
     for _ in range(12):
         page.press("Tab")
         if page.run("document.querySelector('#panel-inbox').contains(document.activeElement)"): assert page.run("getComputedStyle(document.activeElement).outlineStyle !== 'none' || document.activeElement.matches('.wk-clips')"), page.run("document.activeElement.outerHTML.slice(0, 90)")
+
+
+@browsers
+def test_recordings_are_brought_in_and_machines_are_laid_beside_people(house, judge, tmp_path):
+    says = lambda k: [dict(by="examples", label="positive", score=.6 + .03*k), dict(by=HOSTILE, label="positive" if k%2 else "negative", score=.4)]
+    box = inbox_of(house, "porch", 12, kind="proposal", predictions=says)
+    page = judge("porch")
+    page.says("machines", "Nobody has decided on anything yet")
+    for f in box.found(): box.accept(f.id, "positive", by="anna") if f.score is None and f.predictions[0]["score"] > .7 else box.reject(f.id)
+    page.run("document.querySelector('#panel-machines .wakekit').panel.load()")
+    page.says("machines", "People held 8 of 12 sounds for the phrase")
+    rows = page.run("[...document.querySelectorAll('#panel-machines tbody tr')].map(r => [...r.children].map(c => c.innerText))")
+    assert sorted(rows)[1][:6] == ["examples", "12", "12", "8", "67 %", "100 %"] and sorted(rows)[0][0] == HOSTILE and page.run("window.hurt") is None
+    # recordings: one that is good, one that is there already, one that is none
+    save_audio(tmp_path/"call.wav", sound(70))
+    shutil.copy(box.found(open=False)[0].path, tmp_path/"known.wav")
+    (tmp_path/"notes.wav").write_text("these are words")
+    page.files("#panel-machines input[type=file]", [tmp_path/n for n in ("call.wav", "known.wav", "notes.wav")])
+    page.until("document.querySelectorAll('#panel-machines li').length === 3 && document.querySelector('#panel-machines progress').hidden")
+    told = page.run("[...document.querySelectorAll('#panel-machines li')].map(e => e.innerText)")
+    assert told[0].startswith("call.wav: waits above") and told[1].startswith("known.wav: is there already") and told[2].startswith("notes.wav: ") and page.run("document.querySelectorAll('#panel-machines li .wk-bad').length") == 1
+    page.shows("call.wav")
+    [found] = box.found()
+    assert (found.kind, found.origin) == ("missed", "call.wav")

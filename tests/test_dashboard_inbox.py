@@ -1,5 +1,5 @@
 "The dashboard's tab Inbox in a real browser, over a real training service: sounds are heard, trimmed and judged."
-import json, shutil, signal
+import json, shutil, signal, time
 import numpy as np
 import pytest
 pytest.importorskip("gradio", reason="pip install wakekit[dashboard]")
@@ -166,9 +166,40 @@ def test_a_part_is_kept_with_handles_by_mouse_and_by_keyboard(house, judge):
     assert abs(page.till("p.trim.start") - start) < .006
     page.click(".wk-acts .positive")
     until(lambda: [c["label"] for c in client.clips("porch")] == ["positive"])
+    page.till("p.sound.outcome === 'positive' && !p.busy")
+    page.click("dd .wk-link") # take it back
+    until(lambda: len(box) == 3 and not list(client.clips("porch")))
+    page.says("inbox", "Nothing was decided yet")
     page.put("#panel-inbox select[aria-label=State]", "open")
     page.put("#panel-inbox select[aria-label=Kind]", "missed")
     page.says("inbox", "No sound is like that")
+
+
+@browsers
+def test_a_thumb_judges_on_a_phone(house, judge):
+    client, box = house["client"], inbox_of(house, "porch", 2)
+    page = judge("porch", width=390)
+    page("Emulation.setTouchEmulationEnabled", enabled=True)
+    page.shows("room 1")
+    x, y = page.at(".wk-handle.end")
+    width = page.of("p.trim.over.clientWidth")
+    touch = lambda kind, *points: page("Input.dispatchTouchEvent", type=kind, touchPoints=[dict(x=a, y=b) for a, b in points])
+    touch("touchStart", (x, y))
+    for part in (.1, .2, .3, .4, .4, .4): # a thumb that comes to rest: after a fling, browsers take the next tap for its end
+        touch("touchMove", (x - part*width, y))
+        time.sleep(.05)
+    touch("touchEnd")
+    assert abs(page.till("!p.trim.whole && p.trim.end") - .6*1.5) < .03
+    x, y = page.at(".wk-trim-over")
+    touch("touchStart", (x - .3*width, y))
+    touch("touchEnd")
+    page.till("p.player.currentTime >= .3") # a tap plays from there
+    x, y = page.at(".wk-acts .noise")
+    touch("touchStart", (x, y))
+    touch("touchEnd")
+    page.shows("room 0")
+    [clip] = list(client.clips("porch"))
+    assert clip["label"] == "noise" and abs(clip["duration_s"] - .9) < .03 and len(box) == 1 and page.run("window.scrollX") == 0
 
 
 @browsers

@@ -167,8 +167,8 @@ export class Inbox extends Panel {
     const d = s.detector ?? {}, told = s.decision, who = [d.name, d.version && d.version !== d.name ? `version ${d.version}` : null, number(d.threshold) ? `threshold ${number(d.threshold)}` : null].filter(Boolean).join(', ')
     const rest = Object.entries(d).filter(([k, v]) => !['name', 'version', 'threshold', 'digest', 'phrase', 'asked'].includes(k) && v !== null && v !== '')
     const about = [['Score', number(s.score)], ['From', place(s)], ['Heard', when(s.heard)], ['Came in', when(s.created)], ['Detector', who], ...rest.map(([k, v]) => [k.replaceAll('_', ' '), plain(v)]),
-      ['Decided', told ? `${told.action === 'reject' ? 'rejected' : `${told.label} (${MEANS[told.label]})`}${told.by ? ` by ${told.by}` : ''}, ${when(told.at)}${told.start_s === null || told.start_s === undefined ? '' : `, from ${number(told.start_s)} to ${number(told.end_s)} s`}${told.note ? `: ${told.note}` : ''}` : null]]
-    this.facts.replaceChildren(...about.filter(([, v]) => v).flatMap(([k, v]) => [h('dt', k), h('dd', v)]))
+      ['Decided', told ? `${told.action === 'reject' ? 'rejected' : `${told.label} (${MEANS[told.label]})`}${told.by ? ` by ${told.by}` : ''}, ${when(told.at)}${told.start_s === null || told.start_s === undefined ? '' : `, from ${number(told.start_s)} to ${number(told.end_s)} s`}${told.note ? `: ${told.note}` : ''}` : null]], back = told ? h('button.wk-link', { type: 'button', click: () => this.undo({ name: this.name, id: s.id }) }, 'take it back') : null
+    this.facts.replaceChildren(...about.filter(([, v]) => v).flatMap(([k, v]) => [h('dt', k), h('dd', v, k === 'Decided' ? [' ', back] : null)]))
     const said = s.predictions ?? [], silent = (d.asked ?? []).filter?.(by => !said.some(p => p.by === by)) ?? []
     this.machines.replaceChildren(...said.length || silent.length ? [h('h4', 'What machines say: predictions, not labels'), h('ul', said.map(({ by, label, score, at, ...more }) => h('li', h('b', by), `: ${label || 'no label'}${number(score) ? `, ${number(score)}` : ''}`, Object.entries(more).filter(([, v]) => v !== null && v !== '').map(([k, v]) => h('small', ` · ${k.replaceAll('_', ' ')} ${plain(v)}`)))), silent.map(by => h('li', h('b', by), ': found nothing')))] : [])
   }
@@ -286,8 +286,8 @@ export class Inbox extends Panel {
     this.say(e.status === 404 ? `${place(s)}: this sound is gone. Somebody has deleted it, or it was too old.` : e.message, 'bad')
     await this.look(this.rows[this.at]?.id ?? s.id)
   }
-  undo() {
-    const last = this.done.at(-1) ?? (this.sound?.decision ? { name: this.name, id: this.sound.id } : null)
+  /** Take a decision back: one, or the last that was made here */
+  undo(last = this.done.at(-1) ?? (this.sound?.decision ? { name: this.name, id: this.sound.id } : null)) {
     if (!last || this.busy) return
     this.busy = true
     return this.doing(this.undoButton, async () => {
@@ -296,9 +296,9 @@ export class Inbox extends Panel {
         this.line.textContent = 'Taken back. It waits again.'
       } catch (e) {
         if (!(e instanceof Trouble) || ![404, 409].includes(e.status)) throw e // it stays the last one: press again
-        this.say(e.status === 404 ? 'The sound of your last decision is gone.' : 'Your last decision was taken back already, by somebody else.', 'bad')
+        this.say(e.status === 404 ? 'The sound of this decision is gone.' : 'This decision was taken back already, by somebody else.', 'bad')
       }
-      this.done = this.done.filter(d => d !== last)
+      this.done = this.done.filter(d => d.id !== last.id || d.name !== last.name)
       this.chosen.set('clips', Date.now())
       if (last.name === this.name) await this.look(last.id)
     }).finally(() => { this.busy = false; this.tellUndo() })

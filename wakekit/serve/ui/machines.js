@@ -2,7 +2,7 @@
 import { Panel, Trouble, code, count, h, options, percent, several } from './base.js'
 import { KINDS } from './inbox.js'
 
-const number = v => v === null || v === undefined ? '–' : v.toFixed(2)
+const number = v => v === null || v === undefined ? '–' : v.toFixed(2).replace('-', '−')
 
 export class Machines extends Panel {
   constructor(...args) {

@@ -90,18 +90,19 @@ class Queue:
 
 @patch
 def enqueue(self:Queue,
-    kind:str,       # `train`, `deploy` or `synthesize`
+    kind:str,       # `train`, `deploy`, `synthesize`…
     payload:dict,   # What to do
     dataset:str="", # Name of the dataset that it is about
     priority:int=0, # -10 to 10; higher goes first
     once:str="",    # Key that makes asking twice harmless
+    id:str="",      # 12 hex digits, when files of the job are there already; a new one by default
 )->Job:             # Waiting
     "Add a job"
     with self.db.transaction() as t:
         self.db.in_order(t)
         if once and (found := t.execute(sa.select(jobs).where(jobs.c.once == once)).mappings().first()): return _job(found)
         now = t.execute(sa.select(self.db.now)).scalar()
-        row = dict(id=uuid.uuid4().hex[:12], kind=kind, state="queued", dataset=dataset or None, payload=_write(payload), priority=priority, created=now, queued=now,
+        row = dict(id=id or uuid.uuid4().hex[:12], kind=kind, state="queued", dataset=dataset or None, payload=_write(payload), priority=priority, created=now, queued=now,
                    attempt=0, strikes=0, mark=0., cancel=0, progress=_write(dict(stage="waiting", fraction=0.)), once=once or None)
         t.execute(jobs.insert().values(row))
         self.db.add_events(t, [event("job.queued", row["id"], dataset, job_kind=kind, priority=priority)])

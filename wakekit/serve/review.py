@@ -6,10 +6,12 @@
 __all__ = []
 
 # %% ../../nbs/serve/42_review.ipynb #922546a6
+import contextlib, uuid
+from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..data.audio import load_audio
-from .client import Client, _as_file, _segment
+from .client import Client, JobHandle, _as_file, _segment
 
 # %% ../../nbs/serve/42_review.ipynb #30043297
 @patch
@@ -91,3 +93,35 @@ def agreement(self:Client,
 )->dict:                # decided, positive, machines, pairs
     "Predictions of machines beside decisions of people"
     return self.get(f"/datasets/{_segment(name)}/inbox/agreement", precision=precision)
+
+# %% ../../nbs/serve/42_review.ipynb #c656d93d
+@patch
+def annotate(self:Client,
+    name:str,     # Of a dataset
+    recordings,   # Paths, waveforms (time,) at 16 kHz, bytes of files; or one of them
+    **asked,      # voices (24), examples (True), model, number, job_id, threshold (0.1), recognizer, language, everything
+)->JobHandle:     # To follow it; its result says how many were found
+    "Have a service look for the phrase in long recordings; queued once, however often the connection is lost"
+    several = recordings if isinstance(recordings, (list, tuple)) else [recordings]
+    with contextlib.ExitStack() as stack:
+        opened = lambda path: (Path(path).name, stack.enter_context(open(path, "rb")))
+        files = [("file", opened(r) if isinstance(r, (str, Path)) else _as_file(r, k)) for k, r in enumerate(several)]
+        asked = {k: v for k, v in asked.items() if v is not None}
+        r = self.ask("POST", f"/datasets/{_segment(name)}/annotate", params=asked, files=files, headers={"Idempotency-Key": uuid.uuid4().hex})
+    return JobHandle(self, r.json()["id"])
+
+def _model(of):
+    "What a request calls a model: a name, (name, number), or a training"
+    if isinstance(of, (tuple, list)): return dict(model=of[0], number=of[1])
+    return dict(job_id=of.id) if isinstance(of, JobHandle) else dict(of) if isinstance(of, dict) else dict(model=of)
+
+@patch
+def compare_on_inbox(self:Client,
+    name:str, # Of a dataset
+    one,      # Name of a model, (name, number), a `JobHandle` of a training, or a dict with job_id
+    other,    # Another one
+    kind:str|None=None, # Only trigger, near, proposal or missed
+)->JobHandle: # To follow it; its result has rows, claims, newly_quiet, newly_waking…
+    "Have a service let two models hear everything in an inbox"
+    body = dict(one=_model(one), other=_model(other)) | ({} if kind is None else dict(kind=kind))
+    return JobHandle(self, self.post(f"/datasets/{_segment(name)}/inbox/compare", body, headers={"Idempotency-Key": uuid.uuid4().hex})["id"])

@@ -20,7 +20,7 @@ from .http import WHOLE, Problem, Strict, errors, send_file
 from .leftovers import delete_job
 from .live import as_ndjson, as_sse, log_lines
 from .queue import STATES, place_of
-from .work import plan_training, too_few
+from .work import KINDS, plan_training, too_few
 
 # %% ../../nbs/serve/40_routes_jobs.ipynb #8f8577d4
 JobId, Far = Annotated[str, InPath(description="Id of a job, 12 hex digits")], Annotated[int, Query(ge=0, le=2**62)]
@@ -118,7 +118,7 @@ def job_routes(
     "Routes of jobs"
     r = APIRouter(prefix="/jobs", tags=["jobs"])
     @r.get("", responses=errors(503))
-    def list_jobs(state:Literal[STATES]|None=None, dataset:Annotated[str, Query(max_length=64)]="", kind:Literal["train", "deploy", "synthesize", "look"]|None=None, limit:Annotated[int, Query(ge=1, le=1000)]=100, skip:Annotated[int, Query(ge=0, le=10**9)]=0)->dict[str, list[JobOut]]:
+    def list_jobs(state:Literal[STATES]|None=None, dataset:Annotated[str, Query(max_length=64)]="", kind:Literal[tuple(KINDS)]|None=None, limit:Annotated[int, Query(ge=1, le=1000)]=100, skip:Annotated[int, Query(ge=0, le=10**9)]=0)->dict[str, list[JobOut]]:
         "Jobs, the latest first"
         return dict(jobs=[job_out(j) for j in s.queue.jobs(state, dataset, limit, skip, kind or "")] if not dataset or not name_problem(dataset) else [])
 

@@ -39,13 +39,14 @@ from .routes_heard import heard_routes
 from .routes_inbox import decision_routes, forget_all_sounds, hand_in_routes, inbox_routes
 from .routes_jobs import artifact_routes, job_routes, model_routes, preset_routes, train_routes
 from .routes_quality import look_routes, picture_routes
+from .routes_sifting import sift_routes
 from .routes_voices import speech_routes, voice_routes
 from .speaking import Booth
 
 # %% ../../nbs/serve/41_training.ipynb #b764c65b
 log = logging.getLogger(__name__)
 
-KINDS = ("train", "deploy", "synthesize", "look") # Of jobs
+KINDS = ("train", "deploy", "synthesize", "look", "annotate", "compare") # Of jobs
 
 def queue_numbers(
     queue:Queue, # Where jobs are
@@ -230,7 +231,7 @@ def create_app(
     "The training service"
     settings = settings or Settings.load()
     s, guard = Service(settings), Guard(None, settings.api_token, settings.cors_origins, _OPEN)
-    here = [Worker(s.queue, s.root, settings.replace(device="cpu"), kind, grace_s=grace_s, kinds=(kind,)) for kind, grace_s in (("deploy", 90), ("synthesize", 20), ("look", 20))]
+    here = [Worker(s.queue, s.root, settings.replace(device="cpu"), kinds[0], grace_s=grace_s, kinds=kinds) for kinds, grace_s in ((("deploy",), 90), (("synthesize",), 20), (("look", "compare"), 20), (("annotate",), 20))]
     workers = [*here, *([Worker(s.queue, s.root, settings)] if worker else [])]
     @contextlib.asynccontextmanager
     async def lifespan(app):
@@ -246,7 +247,7 @@ def create_app(
     app.state.service = s
     system_routes(app, s)
     event_routes(app, s, guard)
-    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, picture_routes, change_routes, look_routes, inbox_routes, hand_in_routes, decision_routes, preset_routes, train_routes, job_routes, artifact_routes, heard_routes, model_routes, device_routes, shipping_routes, voice_routes, speech_routes, environment_routes): app.include_router(routes(s))
+    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, picture_routes, change_routes, look_routes, inbox_routes, hand_in_routes, decision_routes, sift_routes, preset_routes, train_routes, job_routes, artifact_routes, heard_routes, model_routes, device_routes, shipping_routes, voice_routes, speech_routes, environment_routes): app.include_router(routes(s))
     install_problems(app, bool(settings.api_token), _OPEN)
     app.add_middleware(Limits, max_bytes=settings.max_upload_mb*1_000_000, uploads=UPLOADS)
     app.add_middleware(guard.around)

@@ -19,6 +19,7 @@ from ..data.synth import languages
 from ..env import Settings
 from ..learn.config import TrainConfig, check_limits, laid_over, nested, preset
 from .look import run_look
+from .sifting import run_annotation, run_comparison
 
 # %% ../../nbs/serve/39_work.ipynb #5593c540
 def check_language(
@@ -275,7 +276,7 @@ def run_synthesis(
     return dict(spoken=len(said), added=sofar["added"])
 
 # %% ../../nbs/serve/39_work.ipynb #eca07588
-KINDS = {"train": run_training, "deploy": run_deployment, "synthesize": run_synthesis, "look": run_look} # Kind of job → what to do
+KINDS = {"train": run_training, "deploy": run_deployment, "synthesize": run_synthesis, "look": run_look, "annotate": run_annotation, "compare": run_comparison} # Kind of job → what to do
 
 # %% ../../nbs/serve/39_work.ipynb #3728d8a6
 AGAIN, STOPPED = 75, 130 # Exit codes: it may work another time; it was asked to stop

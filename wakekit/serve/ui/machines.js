@@ -1,5 +1,5 @@
 // Machines beside people, and two models beside each other, on the sounds of an inbox.
-import { Panel, code, count, h, options, percent, several } from './base.js'
+import { Panel, ago, code, count, h, options, percent, several } from './base.js'
 import { bundles } from './annotate.js'
 import { ENDED, JobView } from './jobs.js'
 
@@ -84,11 +84,11 @@ export class Machines extends Panel {
     if (job.state === 'succeeded') this.result(job)
     else if (!ENDED.includes(job.state)) this.view.follow(job.id)
   }
-  result({ result: r }) {
+  result({ result: r, finished }) {
     if (!r) return
     this.view.root.hidden = true
     const [one, other] = r.names, only = (ids, words) => ids.length ? h('button.wk-link', { type: 'button', click: () => this.chosen.set('sounds', { ids, words, at: Date.now() }) }, `hear the ${count(ids.length)} ${words}`) : null
-    this.compared.replaceChildren(h('div.wk-scroll', table([['kind'], ['decided as'], ['sounds'], [one, 'how many wake it'], [other, 'how many wake it'], ['quiet now', `wake ${one} only`], ['wake newly', `wake ${other} only`]], r.rows.map(w => [w.kind, w.decision, ...[w.sounds, w.one, w.other, w.newly_quiet, w.newly_waking].map(count)]))),
+    this.compared.replaceChildren(h('p.wk-dim', `Heard ${ago(finished)}; what came in or was decided since is not in it.`), h('div.wk-scroll', table([['kind'], ['decided as'], ['sounds'], [one, 'how many wake it'], [other, 'how many wake it'], ['quiet now', `wake ${one} only`], ['wake newly', `wake ${other} only`]], r.rows.map(w => [w.kind, w.decision, ...[w.sounds, w.one, w.other, w.newly_quiet, w.newly_waking].map(count)]))),
       h('ul', r.claims.map(c => h('li', c))), h('div.wk-bar', only(r.newly_quiet, `that leave ${other} quiet`), only(r.newly_waking, `that wake ${other} newly`)),
       r.skipped?.length ? h('p.wk-bad', `${several(r.skipped.length, 'sound')} could not be heard: ${r.skipped.slice(0, 3).map(s => `${s.id} (${s.reason})`).join(', ')}`) : '')
   }

@@ -181,3 +181,20 @@ def test_a_dataset_that_is_gone_when_its_turn_comes(web, tmp_path):
         queued = mine.s.queue.enqueue("annotate", dict(phrase="computer", recordings=[]), "kitchen")
         job = until(mine, queued.id, "failed")
         assert "another one now" in job["error"]
+
+def test_a_dataset_that_is_thrown_away_in_the_middle(tmp_path):
+    with service(tmp_path) as mine:
+        prepared(mine, tmp_path)
+        id, end = send(mine, evening()).json()["id"], time.monotonic() + PATIENCE_S
+        while not starts(mine): assert time.monotonic() < end
+        trash = mine.delete("/datasets/kitchen").json()["trash"]
+        job = until(mine, id, "failed", "succeeded")
+        assert job["state"] == "failed" and "restore it, and retry" in job["error"], job
+        assert mine.post(f"/trash/{trash}/restore").status_code == 200
+        assert mine.post(f"/jobs/{id}/retry").status_code == 202
+        assert until(mine, id, "succeeded")["result"]["new"] == len(starts(mine)) == len(RINGS)
+        assert [p.name for p in (mine.s.root/"datasets").iterdir()] == ["kitchen"]
+
+def test_addresses_that_look_like_a_sound(idle):
+    for word in ("compare", "agreement", "0123456789ABCDEF", "0123456789abcde"): assert idle.delete(f"/datasets/kitchen/inbox/{word}").status_code in (404, 405)
+    assert idle.get("/datasets/kitchen/inbox/compare").headers["allow"] == "POST"

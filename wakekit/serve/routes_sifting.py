@@ -139,7 +139,7 @@ def sift_routes(
 
     @r.post("/annotate", status_code=202, response_model=SiftJob, openapi_extra=_RECORDINGS, responses=errors(400, 404, 408, 409, 413, 415, 501, 503, 507))
     async def annotate(request:Request, name:_Name, how:Annotated[Looking, Query()], idempotency_key:_Key=""):
-        "Look for the phrase in long recordings, in a job; what may be a call waits in the inbox. The recordings are kept until the job has succeeded, or is deleted"
+        "Look for the phrase in long recordings, in a job; what may be a call waits in the inbox. The recordings are kept until the job has succeeded or is deleted, and two weeks after it failed or was cancelled"
         def store():
             id, kept = uuid.uuid4().hex[:12], False
             try:

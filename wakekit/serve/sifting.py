@@ -99,15 +99,20 @@ class _Telling(Inbox):
 
 @patch
 def put(self:_Telling, src, kind, **about):
+    _here(dict(source=self.dataset.path))
     found, new = Inbox.put(self, src, kind, **about)
     if new: self.teller.say(happened="inbox.added", data=dict(sound=found.id, sound_kind=found.kind, duration_s=round(found.duration_s, 3), score=found.score, origin=found.origin))
     return found, new
 
+def _here(job):
+    "Is the dataset of a job still there?"
+    if not ((source := Path(job["source"]))/"dataset.json").is_file(): raise DatasetError(f"the dataset {source.name!r} has been deleted since this job was queued: restore it, and retry the job")
+
 def _open_for(job):
     "The dataset of a job, if it is still the one for which it was queued"
-    source, phrase = Path(job["source"]), job["payload"]["phrase"]
-    if not (source/"dataset.json").is_file(): raise DatasetError(f"the dataset {source.name!r} has been deleted since this job was queued: restore it, and retry the job")
-    if (ds := Dataset.open(source)).phrase != phrase: raise DatasetError(f"the dataset {source.name!r} is another one now, for {ds.phrase!r} and not for {phrase!r}: queue a new job")
+    _here(job)
+    ds, phrase = Dataset.open(job["source"]), job["payload"]["phrase"]
+    if ds.phrase != phrase: raise DatasetError(f"the dataset {ds.name!r} is another one now, for {ds.phrase!r} and not for {phrase!r}: queue a new job")
     return ds
 
 def _counts(found, inbox):
@@ -132,6 +137,7 @@ def run_annotation(
         teller.say(log=["info", f"{len(todo['recordings'])} recordings, {', '.join(p.name for p in proposers)} look for {ds.phrase!r}"], mark=max(teller.mark, .5))
         total = max(1., sum(r["duration_s"] for r in todo["recordings"]))
         def told(desc, n, _):
+            _here(job) # what is written behind somebody who deletes the dataset would be left over
             if desc != "annotating": return
             teller.mark = max(teller.mark, 1. + n)
             teller.progress("listening", n/total)

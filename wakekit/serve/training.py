@@ -26,7 +26,7 @@ from .events import Database, DatabaseError, event, events
 from .http import UPLOADS, Guard, Limits, errors, install_problems, run_app
 from .intake import Intake
 from .jobs import Worker, in_background
-from .leftovers import prune_jobs
+from .leftovers import prune_jobs, prune_unqueued
 from .live import Hub, serve_events
 from .metrics import Metrics
 from .queue import LENGTHS_S, STATES, Queue, jobs, tallies
@@ -216,7 +216,7 @@ def event_routes(
 async def _forget_hourly(s):
     "What nobody will ask for any more goes: old events, old logs, checkpoints of trainings that were given up, sounds that nobody decided on"
     while True:
-        for tidy in (s.db.forget, lambda: prune_jobs(s.queue, s.root), lambda: forget_all_sounds(s)):
+        for tidy in (s.db.forget, lambda: prune_jobs(s.queue, s.root), lambda: prune_unqueued(s.queue, s.root), lambda: forget_all_sounds(s)):
             try: await asyncio.to_thread(tidy)
             except (DatabaseError, OSError) as e: log.warning("tidying up: %s", e)
         await asyncio.sleep(3600)

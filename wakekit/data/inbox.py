@@ -166,7 +166,7 @@ def found(self:Inbox,
     with os.scandir(self.path) as entries: names = [e.name for e in entries]
     every = [f for n in names if n.endswith(".wav") and not n.startswith(".") and (f := self._read(n[:-4])) is not None]
     asked = [f for f in every if (open is None or open == (f.decision is None)) and kind in (None, f.kind) and origin in (None, f.origin)]
-    self._known = {f.id: self._known[f.id] for f in every if f.id in self._known}
+    self._known = {f.id: known for f in every if (known := self._known.get(f.id))} # other threads work on it, too
     return sorted(asked, key=(lambda f: f.created) if by_time else (lambda f: (-1 if f.score is None else f.score, f.created)), reverse=True)
 
 @patch
@@ -273,12 +273,13 @@ def sweep(self:Inbox,
     max_days:float|None=None,   # Nothing older than this, days
     max_items:int|None=None,    # Not more sounds than this
     max_mb:float|None=None,     # Not more than this, MB
+    kinds=KINDS,                # Of sounds; the others stay, and do not count
 )->list:                        # Ids of sounds that are gone for good
     "Delete what is too old or too much, for good; accepted sounds stay"
     if not self.path.is_dir(): return []
     with self._lock():
         self._tidy()
-        rest, gone, now = [f for f in self.found(open=None, by_time=True)[::-1] if f.outcome in ("open", "rejected")], [], time.time()
+        rest, gone, now = [f for f in self.found(open=None, by_time=True)[::-1] if f.outcome in ("open", "rejected") and f.kind in kinds], [], time.time()
         size = [f.path.stat().st_size for f in rest]
         order = sorted(range(len(rest)), key=lambda k: (rest[k].outcome == "open", rest[k].created))
         old = set() if max_days is None else {k for k in range(len(rest)) if now - datetime.fromisoformat(rest[k].created).timestamp() > 86_400*max_days}

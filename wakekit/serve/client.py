@@ -51,7 +51,7 @@ def ask(self:Client,
     **how,      # As httpx takes it
 ):              # The response
     "One request; asked again when the connection is lost, `ServiceError` when the answer is a problem"
-    again = method != "POST" or path.endswith(("/recordings", "/keep")) or "Idempotency-Key" in how.get("headers", {}) # may it be done twice?
+    again = method != "POST" or path.endswith(("/recordings", "/keep", "/inbox", "/accept", "/reject")) or "Idempotency-Key" in how.get("headers", {}) # may it be done twice?
     for wait_s in [.2*2**k for k in range(self.tries - 1)] + [None]:
         try: r = self.http.request(method, path, **how)
         except self._httpx.TransportError as e:

@@ -13,11 +13,11 @@ from ..core import need
 from ..env import Settings
 from .client import Client
 from .detect import create_app as detection_app
-from .http import Guard, Limits, install_problems, run_app
+from .http import UPLOADS, Guard, Limits, install_problems, run_app
 from .relay import Door, Relay, ToTry, relay_routes, try_routes, ui_routes
 
 # %% ../../nbs/serve/46_dashboard.ipynb #d6e496af
-TABS = {"Record & upload": ("record",), "Dataset": ("clips",), "Data quality": ("quality", "map"), "Synthesize": ("synthesize",), "Train": ("train", "jobs"), "Evaluate": ("evaluate",), "Try live": ("live",), "Ship": ("ship",), "Environment": ("environment",)}
+TABS = {"Record & upload": ("record",), "Dataset": ("clips",), "Data quality": ("quality", "map"), "Inbox": ("inbox",), "Synthesize": ("synthesize",), "Train": ("train", "jobs"), "Evaluate": ("evaluate",), "Try live": ("live",), "Ship": ("ship",), "Environment": ("environment",)}
 
 _mount = "import(new URL('ui/main.js', document.baseURI)).then(m => m.mount({name}, element.querySelector('.wakekit'))).catch(e => {{ element.textContent = 'This panel could not be loaded (' + e.message + '). Reload the page.' }})"
 
@@ -85,7 +85,7 @@ def create_app(
     for r in (relay_routes(relay), ui_routes(), try_routes(to_try)): app.include_router(r)
     app.mount("/live", listening)
     app = gr.mount_gradio_app(app, tabs(), path="/", theme=_theme(), ssr_mode=False, enable_monitoring=False, footer_links=[], allowed_paths=[], max_file_size="1mb")
-    app.add_middleware(Limits, max_bytes=settings.max_upload_mb*1_000_000, uploads="/recordings")
+    app.add_middleware(Limits, max_bytes=settings.max_upload_mb*1_000_000, uploads=UPLOADS)
     app.add_middleware(Guard(None, settings.api_token, settings.cors_origins, OPEN).around)
     app.add_middleware(Door, token=settings.api_token)
     app.add_middleware(Policy, origins=settings.cors_origins)

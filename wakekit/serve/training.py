@@ -23,7 +23,7 @@ from ..core import sha256_file
 from ..env import Settings
 from .catalog import Catalog
 from .events import Database, DatabaseError, event, events
-from .http import Guard, Limits, errors, install_problems, run_app
+from .http import UPLOADS, Guard, Limits, errors, install_problems, run_app
 from .intake import Intake
 from .jobs import Worker, in_background
 from .leftovers import prune_jobs
@@ -36,6 +36,7 @@ from .routes_data import clip_routes, dataset_routes, recording_routes, trash_ro
 from .routes_devices import device_routes, shipping_routes
 from .routes_environment import Environment, environment_routes
 from .routes_heard import heard_routes
+from .routes_inbox import decision_routes, forget_all_sounds, hand_in_routes, inbox_routes
 from .routes_jobs import artifact_routes, job_routes, model_routes, preset_routes, train_routes
 from .routes_quality import look_routes, picture_routes
 from .routes_voices import speech_routes, voice_routes
@@ -212,9 +213,9 @@ def event_routes(
 
 # %% ../../nbs/serve/41_training.ipynb #59c6b9cc
 async def _forget_hourly(s):
-    "What nobody will ask for any more goes: old events, old logs, checkpoints of trainings that were given up"
+    "What nobody will ask for any more goes: old events, old logs, checkpoints of trainings that were given up, sounds that nobody decided on"
     while True:
-        for tidy in (s.db.forget, lambda: prune_jobs(s.queue, s.root)):
+        for tidy in (s.db.forget, lambda: prune_jobs(s.queue, s.root), lambda: forget_all_sounds(s)):
             try: await asyncio.to_thread(tidy)
             except (DatabaseError, OSError) as e: log.warning("tidying up: %s", e)
         await asyncio.sleep(3600)
@@ -245,9 +246,9 @@ def create_app(
     app.state.service = s
     system_routes(app, s)
     event_routes(app, s, guard)
-    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, picture_routes, change_routes, look_routes, preset_routes, train_routes, job_routes, artifact_routes, heard_routes, model_routes, device_routes, shipping_routes, voice_routes, speech_routes, environment_routes): app.include_router(routes(s))
+    for routes in (dataset_routes, trash_routes, recording_routes, clip_routes, picture_routes, change_routes, look_routes, inbox_routes, hand_in_routes, decision_routes, preset_routes, train_routes, job_routes, artifact_routes, heard_routes, model_routes, device_routes, shipping_routes, voice_routes, speech_routes, environment_routes): app.include_router(routes(s))
     install_problems(app, bool(settings.api_token), _OPEN)
-    app.add_middleware(Limits, max_bytes=settings.max_upload_mb*1_000_000, uploads="/recordings")
+    app.add_middleware(Limits, max_bytes=settings.max_upload_mb*1_000_000, uploads=UPLOADS)
     app.add_middleware(guard.around)
     app.add_middleware(CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["*"], allow_headers=["*"], expose_headers=["ETag", "Location", "Content-Range"])
     app.add_middleware(s.metrics.layer)

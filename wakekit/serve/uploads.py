@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IN_MEMORY', 'LONGEST_FIELD', 'MOST_PARTS', 'MOST_WAITING', 'AT_ONCE', 'FIELDS', 'LONGEST_TEXT', 'Part', 'Form',
-           'Arrivals', 'receive']
+           'Arrivals', 'receive', 'incoming']
 
 # %% ../../nbs/serve/39_uploads.ipynb #a0d4e3c2
 import asyncio, contextlib, tempfile
@@ -159,6 +159,13 @@ async def leave(self:Arrivals):
     await asyncio.shield(rest())
 
 # %% ../../nbs/serve/39_uploads.ipynb #c697e6e3
+def _sent_as(request, and_what="", where=""):
+    "Is it the bare bytes of a recording? If not, the boundary of its form"
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    bare, boundary = kind.startswith(b"audio/") or kind == b"application/octet-stream", options.get(b"boundary", b"")
+    if not bare and (kind != b"multipart/form-data" or not 0 < len(boundary) <= 70): raise Problem(415, f"send a form (multipart/form-data) with a file{and_what}, or the bytes of one recording as audio/wav{where}")
+    return bare, boundary or b"-"
+
 async def receive(
     request:Request, # With a form of files, or the bare bytes of one
     catalog:Catalog, # Of the datasets
@@ -167,11 +174,9 @@ async def receive(
     given:dict,      # Fields from the address
 )->list:             # (file name, status, clip facts or `Problem`)
     "Store the recordings of a request"
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    bare = kind.startswith(b"audio/") or kind == b"application/octet-stream"
-    if not bare and (kind != b"multipart/form-data" or not 0 < len(options.get(b"boundary", b"")) <= 70): raise Problem(415, "send a form (multipart/form-data) with a file and a label, or the bytes of one recording as audio/wav with ?label=")
+    bare, boundary = _sent_as(request, " and a label", " with ?label=")
     arrivals = Arrivals(intake, await asyncio.to_thread(catalog.open, name), given) # a large one takes a while
-    form = Form(options.get(b"boundary", b"-"), catalog.root/"tmp")
+    form = Form(boundary, catalog.root/"tmp")
     file, begun = Part(form.folder) if bare else None, None
     try:
         async for piece in request.stream():
@@ -200,3 +205,31 @@ async def receive(
 def _parse(form, piece):
     try: form.parser.write(piece)
     except FormParserError as e: raise Problem(400, f"the form is broken: {e}") from None
+
+# %% ../../nbs/serve/39_uploads.ipynb #a7592528
+async def incoming(
+    request:Request, # With a form of files, or the bare bytes of one
+    intake,          # `Intake`, whose turns at reading are shared
+    most:int,        # Files
+)->list:             # (file name, open file); they are the caller's now
+    "All recordings of a request, when it has come to its end"
+    bare, boundary = _sent_as(request)
+    form = Form(boundary, intake.catalog.root/"tmp")
+    file = Part(form.folder) if bare else None
+    try:
+        async for piece in request.stream():
+            async with intake.turns:
+                if bare: file.write(piece)
+                else: _parse(form, piece)
+                await asyncio.sleep(0)
+            if len(form.files) > most: raise Problem(413, f"a form has at most {most} files here: send the others in another request")
+        if bare: form._keep(unquote(request.headers.get("x-filename", "")), file)
+        elif not form.whole: raise Problem(400, "the form ends in the middle of a part: send it again", "cut_off")
+        if form.fields: raise Problem(422, f"there is no field {sorted(form.fields)[0][:60]!r}: the form has files, and what is said about them is in the address", "unknown_field")
+        if not form.files: raise Problem(422, "the form has no file in it", "no_file")
+        file = None
+        return [(filename.replace("\\", "/").rpartition("/")[2].replace("\0", "")[:200], f) for filename, f in form.ready()]
+    except ClientDisconnect: raise Problem(400, "the client has left in the middle of its request") from None
+    finally:
+        form.close()
+        if file: file.close()

@@ -4,6 +4,7 @@ import { Clips } from './clips.js'
 import { Desk } from './desk.js'
 import { Environment } from './environment.js'
 import { Evaluate } from './evaluate.js'
+import { Inbox } from './inbox.js'
 import { Jobs } from './jobs.js'
 import { Live } from './live.js'
 import { ClipMap } from './map.js'
@@ -13,7 +14,7 @@ import { Ship } from './ship.js'
 import { Synthesize } from './synth.js'
 import { Train } from './train.js'
 
-const PANELS = { desk: Desk, record: Record, clips: Clips, map: ClipMap, quality: Quality, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, live: Live, ship: Ship, environment: Environment }
+const PANELS = { desk: Desk, record: Record, clips: Clips, map: ClipMap, quality: Quality, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, inbox: Inbox, live: Live, ship: Ship, environment: Environment }
 const root = new URL('..', import.meta.url).pathname.replace(/\/$/, ''), service = new Service(`${root}/api`), chosen = new Chosen(`wakekit ${root}`)
 
 const about = await fetch(`${root}/health`).then(r => r.json()).catch(() => ({}))

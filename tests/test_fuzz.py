@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import from_schema
 from schemathesis.engine.events import FatalError, FuzzScenarioFinished, NonFatalError, ScenarioFinished
+from wakekit.data.dataset import LABELS
 from wakekit.env import Settings
 from wakekit.serve import routes_environment, routes_jobs
 from wakekit.serve.live import log_lines
@@ -38,6 +39,7 @@ class State:
         self.clips = [c["id"] for c in self.web.get("/datasets/kitchen/recordings").json()["clips"]]
         assert self.web.post("/datasets/kitchen/changes", json=dict(clips=self.clips[:2], notes="one of two")).json()["change"]["id"] == 1
         look_at(self.service.catalog.open("kitchen"))
+        self.sounds = [self.web.post("/datasets/kitchen/inbox", params=dict(origin="porch", score=k/4), content=wav(900 + k), headers={"Content-Type": "audio/wav"}).json()["id"] for k in range(3)]
         self.copy = shutil.copytree(self.home, tmp/"copy")
         self.job = self.web.post("/train", json=dict(dataset="kitchen")).json()["id"]
         toy_bundle(self.service.root/"jobs"/self.job/"export")
@@ -49,7 +51,7 @@ class State:
         self.service.registry.promote("kitchen", toy_bundle(tmp/"older", threshold=.6))
         assert self.web.post("/models/kitchen/promote", json=dict(job_id=self.job)).json()["current"] == 2
         self.rows = [dict(r) for r in self.service.db.rows(sa.select(jobs))]
-        self.trash, self.back = self.thrown_away(), set()
+        self.trash, self.back, self.turns = self.thrown_away(), set(), 0
     def thrown_away(self):
         self.service.catalog.create("attic", "hey") if "attic" not in self.service.catalog.names() else None
         return self.service.catalog.remove("attic")
@@ -63,11 +65,23 @@ class State:
         if not (self.home/"dataset.json").is_file():
             shutil.copytree(self.copy, self.home, dirs_exist_ok=True)
             self.back.add("/datasets/kitchen")
-        if not any((self.home/place/f"{self.clips[0]}.wav").is_file() for place in ("clips", "trash")):
-            shutil.copytree(self.copy/"clips", self.home/"clips", dirs_exist_ok=True)
+        if gone := [c for c in self.clips[:3] if not any((self.home/place/f"{c}.wav").is_file() for place in ("clips", "trash"))]:
+            for c in gone:
+                for suffix in (".json", ".wav"): shutil.copy2(self.copy/"clips"/f"{c}{suffix}", self.home/"clips"/f"{c}{suffix}")
             self.service.catalog.open("kitchen").refresh()
+        if not all((self.home/"inbox"/f"{s}.wav").is_file() for s in self.sounds): shutil.copytree(self.copy/"inbox", self.home/"inbox", dirs_exist_ok=True)
         if not any(d["id"] == self.trash for d in self.service.catalog.removed()): self.trash = self.thrown_away()
+    def can_be_turned(self, path):
+        "There is something to do again, or to take back, when somebody asks for it"
+        if path == "/datasets/kitchen/changes/redo" and (self.home/"dataset.json").is_file():
+            self.turns += 1
+            ds = self.service.catalog.open("kitchen")
+            if ds.relabel(self.clips[0], notes=f"turn {self.turns}"): ds.undo()
+        if path.startswith("/datasets/kitchen/inbox/") and path.endswith("/undo") and (id := path.split("/")[4]) in self.sounds:
+            inbox = self.service.catalog.open("kitchen").inbox
+            if inbox[id].decision is None: inbox.reject(id)
     async def __call__(self, scope, receive, send):
+        if scope["type"] == "http": self.can_be_turned(scope["path"])
         if scope["type"] != "lifespan": return await self.app(scope, receive, send)
         for message in ("startup", "shutdown"): # every client of the fuzzer would end the service
             await receive()
@@ -84,6 +98,12 @@ def is_problem(ctx, response, case):
 
 
 def is_device_away(response): return response.status_code == 502 and "/devices/" in response.request.url # no host that the fuzzer makes up can be reached
+
+
+def is_change(body):
+    "Does a request to change clips keep to the schema, as far as single fields go?"
+    text = lambda v: v is None or isinstance(v, str) and len(v) <= 200 and "\0" not in v
+    return body["clips"] and set(body) <= {"clips", "label", "notes", "speaker", "source", "trashed", "by"} and body.get("label") in (None, *LABELS) and all(text(body.get(k)) for k in ("notes", "speaker", "source")) and text(body.get("by", ""))
 
 
 def excused(failure, response, back=()):
@@ -126,15 +146,17 @@ def test_the_api_does_what_its_openapi_says(state, monkeypatch):
         state.again()
         for k, v in (path_parameters or {}).items():
             name = "fast" if context.operation.path.startswith("/presets") else "kitchen"
-            known = {"name": name, "file": "manifest.json", "clip_id": state.clips[len(str(v)) % 3], "job_id": (state.job, state.waiting)[len(str(v)) % 2], "id": state.trash, "n": len(str(v)) % 3}.get(k)
+            known = {"name": name, "file": "manifest.json", "clip_id": state.clips[len(str(v)) % 3], "job_id": (state.job, state.waiting)[len(str(v)) % 2], "id": state.trash, "n": len(str(v)) % 3, "sound_id": state.sounds[len(str(v)) % 3]}.get(k)
             if known is not None and sum(map(ord, str(v))) % 5: path_parameters[k] = known
         return path_parameters
     @schema.hook
     def map_body(context, body):
         if isinstance(body, dict) and isinstance(body.get("job_id"), str) and len(body["job_id"]) % 2 == 0: body["job_id"] = state.job
-        if isinstance(body, dict) and isinstance(body.get("clips"), list) and len(str(body)) % 2 and all(isinstance(c, str) and re.fullmatch("[0-9a-f]{16}", c) for c in body["clips"]): body["clips"] = state.clips[:len(body["clips"])]
+        if isinstance(body, dict) and isinstance(body.get("clips"), list) and len(str(body)) % 4 and all(isinstance(c, str) and re.fullmatch("[0-9a-f]{16}", c) for c in body["clips"]):
+            body["clips"] = state.clips[:min(len(body["clips"]), 3)]
+            if isinstance(body.get("trashed"), bool) and is_change(body): body = {k: body[k] for k in ("clips", "trashed")} # together with other fields it is refused
         if isinstance(body, dict) and isinstance(body.get("id"), int) and context.operation.path.endswith(("/undo", "/redo")) and 1 <= body["id"] < 10**6: body["id"] = 1
-        if isinstance(body, dict) and type(body.get("file")).__name__ == "Binary": body |= dict(file=type(body["file"])(wav(len(body))), label=body.get("label", "noise"))
+        if isinstance(body, dict) and type(body.get("file")).__name__ == "Binary": body |= dict(file=type(body["file"])(wav(len(body)))) | (dict(label=body.get("label", "noise")) if context.operation.path.endswith("/recordings") else {})
         return body
     schemathesis.check(is_problem)
     found, calls, went_well, phases = {}, 0, set(), set()

@@ -25,6 +25,10 @@ def _inbox(a):
 
 def _about(f): return {k: getattr(f, k) for k in ("id", "kind", "duration_s", "origin", "start_s", "heard", "created", "score", "detector", "predictions", "decision")}
 
+def _at(f):
+    "Where in its origin, in minutes and seconds"
+    return "" if f.start_s is None else f" {int(f.start_s)//60}:{f.start_s%60:04.1f}"
+
 def _decision(f):
     "What became of it, in a word or two"
     d = f.decision
@@ -34,8 +38,8 @@ def _decision(f):
          _name, _kind, arg("--all", action="store_true", help="also what was decided on"))
 def _list(a):
     inbox = _inbox(a)
-    found = list({f.id: f for o in ((True, False) if a.all else (True,)) for f in inbox.found(open=o, kind=a.kind)}.values())
-    rows = [f"| {f.id} | {f.kind} | {(f.heard or f.created)[:19].replace('T', ' ')} | {'' if f.score is None else format(f.score, '.2f')} | {f.origin} | {_decision(f)} |" for f in sorted(found, key=lambda f: f.heard or f.created)]
+    found = inbox.found(open=None if a.all else True, kind=a.kind)
+    rows = [f"| {f.id} | {f.kind} | {(f.heard or f.created)[:19].replace('T', ' ')} | {'' if f.score is None else format(f.score, '.2f')} | {f.origin}{_at(f)} | {_decision(f)} |" for f in sorted(found, key=lambda f: (f.heard or f.created, f.start_s or 0.))]
     text = plain("\n".join(["| id | kind | when | score | where | |", "|---|---|---|---|---|---|", *rows])) + f"\nhear one: wakekit inbox play {a.name} ID\nsay what it was: wakekit inbox accept {a.name} ID --label negative" if rows else f"nothing waits in the inbox of {inbox.dataset.name}; wakekit listen FOLDER --mic --inbox {a.name} keeps what wakes a detector"
     show(a, [_about(f) for f in found], text)
 

@@ -33,7 +33,7 @@ export class Inbox extends Panel {
     this.playButton = h('button.wk-big', { type: 'button', click: () => this.play() }, '▶ Play')
     this.part = h('span.wk-dim')
     this.all = h('button.wk-link', { type: 'button', click: () => { this.trim.set(0, this.trim.duration_s); this.stage.focus({ preventScroll: true }) } }, 'keep all of it')
-    this.speaker = h('input', { type: 'text', maxLength: 2000, size: 16, placeholder: 'speaker, if known', 'aria-label': 'Speaker', list: 'wk-inbox-speakers' })
+    this.speaker = h('input', { type: 'text', maxLength: 200, size: 16, placeholder: 'speaker, if known', 'aria-label': 'Speaker', list: 'wk-inbox-speakers' })
     this.known = h('datalist', { id: 'wk-inbox-speakers' })
     const act = (what, key, text, cls = '') => h(`button${cls}`, { type: 'button', title: MEANS[what], 'aria-keyshortcuts': key, click: () => this.decide(what, true) }, h('kbd', key), text)
     this.acts = [act('positive', '1', 'Positive', '.positive'), act('negative', '2', 'Negative', '.negative'), act('noise', '3', 'Noise', '.noise'), act('rejected', 'X', 'Reject')]
@@ -56,8 +56,9 @@ export class Inbox extends Panel {
       this.keys = h('p.wk-dim.wk-keys', 'Keys: space plays, 1 positive, 2 negative, 3 noise, X rejects, U takes the last decision back, ← → (or J K) move. Drag the handles, or choose one and press ← →, to keep a part only.'))
     this.root.append(this.nothing, this.inner, this.player)
     const key = e => this.key(e)
-    document.addEventListener('keydown', key)
-    this.stops.push(() => document.removeEventListener('keydown', key), () => this.trim.close(), () => this.quieten(), () => this.forget())
+    const pointed = e => { this.pointed = e.target.closest?.('[role=tab]') }, left = e => { if (e.target !== this.pointed) this.pointed = null }
+    for (const [k, f] of [['keydown', key], ['pointerdown', pointed], ['focusin', left]]) { document.addEventListener(k, f); this.stops.push(() => document.removeEventListener(k, f)) }
+    this.stops.push( () => this.trim.close(), () => this.quieten(), () => this.forget())
     this.player.addEventListener('ended', () => this.quieten())
     this.on('dataset', () => { this.done = []; this.forget(); this.line.textContent = ''; this.say(''); this.first() })
     this.on('back', () => this.load())
@@ -167,8 +168,8 @@ export class Inbox extends Panel {
     const d = s.detector ?? {}, told = s.decision, who = [d.name, d.version && d.version !== d.name ? `version ${d.version}` : null, number(d.threshold) ? `threshold ${number(d.threshold)}` : null].filter(Boolean).join(', ')
     const rest = Object.entries(d).filter(([k, v]) => !['name', 'version', 'threshold', 'digest', 'phrase', 'asked'].includes(k) && v !== null && v !== '')
     const about = [['Score', number(s.score)], ['From', place(s)], ['Heard', when(s.heard)], ['Came in', when(s.created)], ['Detector', who], ...rest.map(([k, v]) => [k.replaceAll('_', ' '), plain(v)]),
-      ['Decided', told ? `${told.action === 'reject' ? 'rejected' : `${told.label} (${MEANS[told.label]})`}${told.by ? ` by ${told.by}` : ''}, ${when(told.at)}${told.start_s === null || told.start_s === undefined ? '' : `, from ${number(told.start_s)} to ${number(told.end_s)} s`}${told.note ? `: ${told.note}` : ''}` : null]]
-    this.facts.replaceChildren(...about.filter(([, v]) => v).flatMap(([k, v]) => [h('dt', k), h('dd', v)]))
+      ['Decided', told ? `${told.action === 'reject' ? 'rejected' : `${told.label} (${MEANS[told.label]})`}${told.by ? ` by ${told.by}` : ''}, ${when(told.at)}${told.start_s === null || told.start_s === undefined ? '' : `, from ${number(told.start_s)} to ${number(told.end_s)} s`}${told.note ? `: ${told.note}` : ''}` : null]], back = told ? h('button.wk-link', { type: 'button', click: () => this.undo({ name: this.name, id: s.id }) }, 'take it back') : null
+    this.facts.replaceChildren(...about.filter(([, v]) => v).flatMap(([k, v]) => [h('dt', k), h('dd', v, k === 'Decided' ? [' ', back] : null)]))
     const said = s.predictions ?? [], silent = (d.asked ?? []).filter?.(by => !said.some(p => p.by === by)) ?? []
     this.machines.replaceChildren(...said.length || silent.length ? [h('h4', 'What machines say: predictions, not labels'), h('ul', said.map(({ by, label, score, at, ...more }) => h('li', h('b', by), `: ${label || 'no label'}${number(score) ? `, ${number(score)}` : ''}`, Object.entries(more).filter(([, v]) => v !== null && v !== '').map(([k, v]) => h('small', ` · ${k.replaceAll('_', ' ')} ${plain(v)}`)))), silent.map(by => h('li', h('b', by), ': found nothing')))] : [])
   }
@@ -281,13 +282,14 @@ export class Inbox extends Panel {
   }
   /** A decision that the service did not take: say why, and show how things are now */
   async missed(e, s) {
+    if (e instanceof Trouble && e.code === 'too_long') throw new Trouble(e.status, { detail: `${e.message.split(':')[0]}: put the two handles around the call first.` })
     if (!(e instanceof Trouble) || ![404, 409].includes(e.status)) throw e
     if (e.status === 404) this.rows = this.rows.filter(r => r.id !== s.id)
     this.say(e.status === 404 ? `${place(s)}: this sound is gone. Somebody has deleted it, or it was too old.` : e.message, 'bad')
     await this.look(this.rows[this.at]?.id ?? s.id)
   }
-  undo() {
-    const last = this.done.at(-1) ?? (this.sound?.decision ? { name: this.name, id: this.sound.id } : null)
+  /** Take a decision back: one, or the last that was made here */
+  undo(last = this.done.at(-1) ?? (this.sound?.decision ? { name: this.name, id: this.sound.id } : null)) {
     if (!last || this.busy) return
     this.busy = true
     return this.doing(this.undoButton, async () => {
@@ -296,9 +298,9 @@ export class Inbox extends Panel {
         this.line.textContent = 'Taken back. It waits again.'
       } catch (e) {
         if (!(e instanceof Trouble) || ![404, 409].includes(e.status)) throw e // it stays the last one: press again
-        this.say(e.status === 404 ? 'The sound of your last decision is gone.' : 'Your last decision was taken back already, by somebody else.', 'bad')
+        this.say(e.status === 404 ? 'The sound of this decision is gone.' : 'This decision was taken back already, by somebody else.', 'bad')
       }
-      this.done = this.done.filter(d => d !== last)
+      this.done = this.done.filter(d => d.id !== last.id || d.name !== last.name)
       this.chosen.set('clips', Date.now())
       if (last.name === this.name) await this.look(last.id)
     }).finally(() => { this.busy = false; this.tellUndo() })
@@ -306,7 +308,7 @@ export class Inbox extends Panel {
 
   key(e) {
     if (e.defaultPrevented || e.ctrlKey || e.metaKey || e.altKey || !this.shown || this.inner.hidden || document.querySelector('dialog[open]')) return
-    const to = e.target, inside = this.root.contains(to), free = to === document.body || to.matches?.('[role=tab]:not(:focus-visible)')
+    const to = e.target, inside = this.root.contains(to), free = to === document.body || this.pointed && to === this.pointed // the mouse has left it on the tab
     if (!inside && !(free && document.querySelector('gradio-app')) || to.matches?.('input, select, textarea, summary, a')) return
     const key = e.key.length === 1 ? e.key.toLowerCase() : e.key
     if (key === ' ' && to.matches('button') && inside || e.repeat && !key.startsWith('Arrow')) return

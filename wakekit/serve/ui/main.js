@@ -7,6 +7,7 @@ import { Evaluate } from './evaluate.js'
 import { Inbox } from './inbox.js'
 import { Jobs } from './jobs.js'
 import { Live } from './live.js'
+import { Machines } from './machines.js'
 import { ClipMap } from './map.js'
 import { Quality } from './quality.js'
 import { Record } from './record.js'
@@ -14,7 +15,7 @@ import { Ship } from './ship.js'
 import { Synthesize } from './synth.js'
 import { Train } from './train.js'
 
-const PANELS = { desk: Desk, record: Record, clips: Clips, map: ClipMap, quality: Quality, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, inbox: Inbox, live: Live, ship: Ship, environment: Environment }
+const PANELS = { desk: Desk, record: Record, clips: Clips, map: ClipMap, quality: Quality, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, inbox: Inbox, live: Live, machines: Machines, ship: Ship, environment: Environment }
 const root = new URL('..', import.meta.url).pathname.replace(/\/$/, ''), service = new Service(`${root}/api`), chosen = new Chosen(`wakekit ${root}`)
 
 const about = await fetch(`${root}/health`).then(r => r.json()).catch(() => ({}))

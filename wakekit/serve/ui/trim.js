@@ -26,7 +26,7 @@ export class Trim {
     this.line = h('i.wk-now', { hidden: true })
     this.handles = ['start', 'end'].map(which => h(`span.wk-handle.${which}`, { role: 'slider', tabIndex: 0, 'aria-label': which === 'start' ? 'What is kept begins at' : 'What is kept ends at', keydown: e => this.key(e, which), pointerdown: e => this.drag(e, which) }))
     this.over = h('div.wk-trim-over', this.cuts, this.line, this.handles)
-    this.over.addEventListener('pointerdown', e => { if (!e.button && !e.target.closest('.wk-handle')) this.hear(this.at(e.clientX)) })
+    this.over.addEventListener('click', e => { if (!e.target.closest('.wk-handle')) this.hear(this.at(e.clientX)) })
     this.root = h('div.wk-trim', this.wave, this.columns, this.over)
     this.size = new ResizeObserver(() => this.draw())
     this.size.observe(this.wave)

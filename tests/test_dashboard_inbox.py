@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 pytest.importorskip("gradio", reason="pip install wakekit[dashboard]")
 pytest.importorskip("fastapi")
-from test_dashboard import Desk, browsers, desk, house, until # noqa: F401 (fixtures)
+from test_dashboard import Desk, browsers, house, until # noqa: F401 (a fixture)
 from wakekit.core import SAMPLE_RATE
 from wakekit.data.audio import save_audio
 from wakekit.data.dataset import Dataset
 from wakekit.data.inbox import Inbox
-from wakekit.ship.toy import chime
+from wakekit.data.synth import draw_utterances, synthesize
+from wakekit.serve.registry import Registry
+from wakekit.ship.toy import chime, toy_bundle
 
 HOSTILE = "<img src=x onerror=\"window.hurt = 1\">"
 
@@ -58,7 +60,7 @@ class Judge(Desk):
     def click(self, selector):
         x, y = self.at(selector)
         for kind in ("mousePressed", "mouseReleased"): self.mouse(kind, x, y)
-    def shows(self, origin): return self.till(f"!p.busy && p.trim.picture !== null && p.facts.innerText.includes({json.dumps(origin)}) && p.sound.id")
+    def shows(self, origin): return self.till(f"!p.busy && p.trim.picture !== null && p.facts.innerText.includes({json.dumps(origin)}) && p.sound?.id")
 
 
 @pytest.fixture
@@ -335,10 +337,68 @@ def test_recordings_are_brought_in_and_machines_are_laid_beside_people(house, ju
     save_audio(tmp_path/"call.wav", sound(70))
     shutil.copy(box.found(open=False)[0].path, tmp_path/"known.wav")
     (tmp_path/"notes.wav").write_text("these are words")
-    page.files("#panel-machines input[type=file]", [tmp_path/n for n in ("call.wav", "known.wav", "notes.wav")])
-    page.until("document.querySelectorAll('#panel-machines li').length === 3 && document.querySelector('#panel-machines progress').hidden")
-    told = page.run("[...document.querySelectorAll('#panel-machines li')].map(e => e.innerText)")
-    assert told[0].startswith("call.wav: waits above") and told[1].startswith("known.wav: is there already") and told[2].startswith("notes.wav: ") and page.run("document.querySelectorAll('#panel-machines li .wk-bad').length") == 1
+    page.files("#panel-annotate input[aria-label='Recordings of a minute at most']", [tmp_path/n for n in ("call.wav", "known.wav", "notes.wav")])
+    page.until("document.querySelectorAll('#panel-annotate li').length === 3 && document.querySelector('#panel-annotate .wakekit > .wk > div > progress').hidden")
+    told = page.run("[...document.querySelectorAll('#panel-annotate li')].map(e => e.innerText)")
+    assert told[0].startswith("call.wav: waits above") and told[1].startswith("known.wav: is there already") and told[2].startswith("notes.wav: ") and page.run("document.querySelectorAll('#panel-annotate li .wk-bad').length") == 1
     page.shows("call.wav")
     [found] = box.found()
     assert (found.kind, found.origin) == ("missed", "call.wav")
+
+
+@browsers
+def test_machines_look_for_calls_in_a_long_recording(house, judge, tmp_path):
+    box = inbox_of(house, "porch")
+    said = [x for _, x in synthesize(draw_utterances(["hey jarvis", "turn on the light", "what a fine day", "hey jarvis"], 4, seed=3))]
+    gap = lambda k: (.001*np.random.default_rng(k).standard_normal(2*SAMPLE_RATE)).astype(np.float32)
+    save_audio(tmp_path/"evening.wav", np.concatenate([gap(0), *(p for k, x in enumerate(said) for p in (x, gap(k + 1)))]))
+    (tmp_path/"notes.wav").write_text("these are words")
+    page = judge("porch")
+    page.says("inbox", "Nothing waits for a decision")
+    put = lambda *names: (page.files("#panel-annotate input[aria-label='Long recordings']", [tmp_path/n for n in names]), page.until("(() => { const b = [...document.querySelectorAll('#panel-annotate button')].find(b => b.textContent === 'Look for calls'); if (b.disabled) return false; b.click(); return true })()"))
+    put("evening.wav", "notes.wav")
+    page.says("annotate", "notes.wav") # why it is none
+    page.until("!!document.querySelector('#panel-annotate .wk-note.bad')")
+    page.run("document.querySelector('#panel-annotate details').open = true")
+    page.run("document.querySelector('#panel-annotate .wakekit').panel.how.voices.value = 6")
+    put("evening.wav")
+    page.until("document.querySelector('#panel-annotate .wakekit').panel.view.id")
+    page.says("annotate", "possible call")
+    page.says("annotate", "1 recording heard")
+    page.till("p.total > 0 && p.rows.every(s => s.kind === 'proposal' && s.origin.startsWith('evening'))") # no reload
+    page.shows("evening")
+    assert "predictions, not labels" in page.of("p.machines.innerText")
+    assert len(box.found(kind="proposal")) == page.of("p.total") and not list(house["client"].clips("porch"))
+    page.press("1")
+    page.says("machines", "People held 1 of 1 sound for the phrase")
+    # whoever opens the page sees a run that goes on, or has failed
+    assert not [c for c in page.console if "rror" in c]
+
+
+@browsers
+def test_two_models_hear_the_same_inbox(house, judge, tmp_path):
+    box = inbox_of(house, "porch", 2, phrase="okay bell")
+    for k in range(3): box.put(.002*np.random.default_rng(90 + k).standard_normal(24_000) + .03*np.pad(chime(), (4000, 24_000 - 4000 - len(chime()))), "trigger", origin=f"faint {k}")
+    registry = Registry(house["folder"]/"models")
+    registry.promote("bell", toy_bundle(tmp_path/"toy-1", phrase="okay bell"))
+    page = judge("porch")
+    page.says("machines", "There are not two models of this phrase yet")
+    registry.promote("bell", toy_bundle(tmp_path/"toy-2", phrase="okay bell", threshold=.9))
+    page.run("document.querySelector('#panel-machines .wakekit').panel.load()")
+    page.until("[...document.querySelectorAll('#panel-machines select')].map(e => e.selectedOptions[0]?.innerText).join() === 'bell 1,bell 2, in use'")
+    page.until("(() => { const b = [...document.querySelectorAll('#panel-machines button')].find(b => b.textContent === 'Let both hear it' && !b.disabled); b?.click(); return !!b })()")
+    page.says("machines", "Of 5 sounds, 3 that wake bell 1 leave bell 2 quiet, and 0 wake bell 2 only")
+    page.until("[...document.querySelectorAll('#panel-machines button')].find(b => b.textContent === 'hear the 3 that leave bell 2 quiet').click() ?? true")
+    page.says("inbox", "Only 3 sounds that leave bell 2 quiet")
+    page.shows("faint")
+    page.press("2", "ArrowRight", "ArrowRight")
+    page.till("!p.busy && p.total === 3")
+    page.press("x")
+    until(lambda: len(box) == 3)
+    assert all(f.origin.startswith("faint") for f in box.found(open=False))
+    page.until("[...document.querySelectorAll('#panel-inbox button')].find(b => b.textContent === 'Show the whole inbox').click() ?? true")
+    page.till("p.total === 3 && !p.picked && p.rows.length === 3")
+    # it is there again after a reload
+    again = judge("porch")
+    again.says("machines", "3 that wake bell 1 leave bell 2 quiet")
+    assert not [c for c in page.console if "rror" in c]

@@ -17,7 +17,7 @@ from .http import UPLOADS, Guard, Limits, install_problems, run_app
 from .relay import Door, Relay, ToTry, relay_routes, try_routes, ui_routes
 
 # %% ../../nbs/serve/46_dashboard.ipynb #d6e496af
-TABS = {"Record & upload": ("record",), "Dataset": ("clips",), "Data quality": ("quality", "map"), "Inbox": ("inbox", "machines"), "Synthesize": ("synthesize",), "Train": ("train", "jobs"), "Evaluate": ("evaluate",), "Try live": ("live",), "Ship": ("ship",), "Environment": ("environment",)}
+TABS = {"Record & upload": ("record",), "Dataset": ("clips",), "Data quality": ("quality", "map"), "Inbox": ("inbox", "annotate", "machines"), "Synthesize": ("synthesize",), "Train": ("train", "jobs"), "Evaluate": ("evaluate",), "Try live": ("live",), "Ship": ("ship",), "Environment": ("environment",)}
 
 _mount = "import(new URL('ui/main.js', document.baseURI)).then(m => m.mount({name}, element.querySelector('.wakekit'))).catch(e => {{ element.textContent = 'This panel could not be loaded (' + e.message + '). Reload the page.' }})"
 

@@ -81,15 +81,17 @@ export class Service {
   post(path, body = {}, more) { return this.ask('POST', path, { body, ...more }) }
   patch(path, body, etag) { return this.ask('PATCH', path, { body, headers: etag ? { 'If-Match': `"${etag}"` } : {} }) }
   remove(path) { return this.ask('DELETE', path) }
-  /** A file, with how much of it has gone as a number from 0 to 1 */
-  send(path, file, fields, tell = () => {}) {
+  /** A file, or several, with how much has gone as a number from 0 to 1 */
+  send(path, file, fields, tell = () => {}, headers = {}) {
     return new Promise((done, failed) => {
       const form = new FormData(), x = new XMLHttpRequest()
       for (const [k, v] of Object.entries(fields)) if (v) form.append(k, v)
-      form.append('file', file, file.name)
+      const files = [file].flat()
+      for (const f of files) form.append('file', f, f.name)
       x.open('POST', this.url(path))
+      for (const [k, v] of Object.entries(headers)) x.setRequestHeader(k, v)
       x.upload.onprogress = e => e.lengthComputable && tell(e.loaded / e.total)
-      x.onerror = () => failed(new Trouble(0, { detail: `${file.name} did not arrive: the connection was lost. Send it again; what is there already is not stored twice.`, code: 'away' }))
+      x.onerror = () => failed(new Trouble(0, { detail: `${files[0].name} did not arrive: the connection was lost. Send it again; what is there already is not stored twice.`, code: 'away' }))
       x.onload = () => {
         let found
         try { found = JSON.parse(x.responseText) } catch { found = { detail: `The dashboard answered ${x.status}.` } }

@@ -51,8 +51,9 @@ export class Inbox extends Panel {
     this.none = h('div')
     this.about = h('div', this.facts, this.machines)
     this.some = h('div.wk-two.wide', h('section.wk-card', this.stage, this.none, h('div.wk-bar.wk-after', this.speaker, this.line, this.undoButton), this.said, this.about), h('div', this.list))
+    this.only = h('div.wk-note', { hidden: true })
     this.nothing = h('div.wk-note', 'Choose a dataset above, or make one: it needs a name and the phrase.')
-    this.inner = h('div', h('div.wk-bar.wk-inbox-filter', this.left, this.state, this.kind, h('span.wk-fill'), this.by), this.some,
+    this.inner = h('div', h('div.wk-bar.wk-inbox-filter', this.left, this.state, this.kind, h('span.wk-fill'), this.by), this.only, this.some,
       this.keys = h('p.wk-dim.wk-keys', 'Keys: space plays, 1 positive, 2 negative, 3 noise, X rejects, U takes the last decision back, ← → (or J K) move. Drag the handles, or choose one and press ← →, to keep a part only.'))
     this.root.append(this.nothing, this.inner, this.player)
     const key = e => this.key(e)
@@ -61,23 +62,30 @@ export class Inbox extends Panel {
     this.stops.push( () => this.trim.close(), () => this.quieten(), () => this.forget())
     this.player.addEventListener('ended', () => this.quieten())
     this.on('dataset', () => { this.done = []; this.forget(); this.line.textContent = ''; this.say(''); this.first() })
+    this.on('sounds', ({ ids, words }) => { this.first({ ids, words }); this.root.scrollIntoView() })
     this.on('back', () => this.load())
     this.on('inbox', () => this.load())
-    this.every(4000, async () => { if (!this.busy) await this.look() })
+    this.every(4000, async () => { if (!this.busy && !this.picked) await this.look() })
     this.first()
   }
 
   get name() { return this.chosen.get('dataset') }
   get path() { return `/datasets/${code(this.name)}/inbox` }
   get sound() { return this.rows[this.at] }
-  get filter() { return { state: this.state.value, kind: this.kind.value } }
+  get filter() { return this.picked ? { state: 'all', ids: this.picked.ids } : { state: this.state.value, kind: this.kind.value } }
   recolour() { this.trim?.draw() }
   quieten() { this.player.pause(); cancelAnimationFrame(this.frame); this.trim.now(null); this.playButton.textContent = '▶ Play' }
   forget() { for (const p of this.heard.values()) p.then(s => URL.revokeObjectURL(s.url), () => {}); this.heard.clear(); this.showing = null }
 
   // ---- which sounds there are
 
-  first() { Object.assign(this, { rows: [], total: 0, at: -1, showing: null, drawn: false }); return this.load() }
+  /** From the beginning; or only some, that somebody wants to hear */
+  first(picked = null) {
+    Object.assign(this, { rows: [], total: 0, at: -1, showing: null, drawn: false, picked })
+    this.only.hidden = !picked
+    if (picked) this.only.replaceChildren(h('span', `Only ${several(picked.ids.length, 'sound')} ${picked.words}.`), h('button.wk-link', { type: 'button', click: () => this.first() }, 'Show the whole inbox'))
+    return this.load()
+  }
   load(choose) {
     this.nothing.hidden = !!this.name
     this.inner.hidden = !this.name
@@ -87,7 +95,7 @@ export class Inbox extends Panel {
   /** Ask for the newest, and lay them beside those that are known: what somebody else decided on goes, what came in comes */
   async look(choose) {
     if (!this.name) return
-    const turn = ++this.turn, path = this.path, found = await this.service.get(path, { ...this.filter, offset: 0, limit: PAGE })
+    const turn = ++this.turn, path = this.path, found = await (this.picked ? this.theseOf(this.picked.ids) : this.service.get(path, { ...this.filter, offset: 0, limit: PAGE }))
     if (turn !== this.turn || path !== this.path) return
     const now = choose ?? this.sound?.id, ids = new Set(found.sounds.map(s => s.id)), oldest = found.sounds.at(-1)?.created ?? ''
     const rows = [...found.sounds, ...found.total > found.sounds.length ? this.rows.filter(s => !ids.has(s.id) && s.created <= oldest) : []]
@@ -98,6 +106,10 @@ export class Inbox extends Panel {
     const at = rows.findIndex(s => s.id === now)
     this.choose(at >= 0 ? at : Math.max(0, this.at))
     await this.more()
+  }
+  async theseOf(ids) {
+    const found = await Promise.all(ids.slice(0, PAGE).map(id => this.service.get(`${this.path}/${id}`).catch(e => { if (e.status !== 404) throw e }))), sounds = found.filter(s => s)
+    return { sounds, total: sounds.length, waiting: (await this.service.get(this.path, { limit: 1 })).waiting }
   }
   /** Those after the ones that are known, before they are needed */
   async more() {
@@ -175,7 +187,7 @@ export class Inbox extends Panel {
   }
   tellNone() {
     const name = /^[\w.+-]+$/.test(this.name) ? this.name : `'${this.name}'`, way = (...text) => h('li', ...text), filtered = this.kind.value !== ''
-    const open = this.state.value === 'open', why = filtered && (this.waiting || !open) ? 'No sound is like that: choose another kind or state above.' : open ? 'Nothing waits for a decision.' : this.state.value === 'decided' ? 'Nothing was decided yet.' : 'There is no sound in this inbox.'
+    const open = this.state.value === 'open', why = this.picked ? 'These sounds are gone: they were too old, or somebody has deleted them.' : filtered && (this.waiting || !open) ? 'No sound is like that: choose another kind or state above.' : open ? 'Nothing waits for a decision.' : this.state.value === 'decided' ? 'Nothing was decided yet.' : 'There is no sound in this inbox.'
     this.none.replaceChildren(h('h3', why), h('p', 'Sounds come in by themselves, and wait here until somebody says what they are:'), h('ul.wk-ways',
       way('What wakes a detector, or nearly does: ', h('code', `wakekit listen FOLDER --mic --inbox ${name}`)),
       way('The same of the services for devices and for Home Assistant: ', h('code', `WAKEKIT_INBOX=${name}`), ' for ', h('code', 'wakekit serve detect'), ' and ', h('code', 'wakekit serve wyoming')),

@@ -1,5 +1,6 @@
 // Panels by name, for the dashboard; notebooks take them one by one.
 import { Chosen, Service, Trouble } from './base.js'
+import { Annotate } from './annotate.js'
 import { Clips } from './clips.js'
 import { Desk } from './desk.js'
 import { Environment } from './environment.js'
@@ -15,7 +16,7 @@ import { Ship } from './ship.js'
 import { Synthesize } from './synth.js'
 import { Train } from './train.js'
 
-const PANELS = { desk: Desk, record: Record, clips: Clips, map: ClipMap, quality: Quality, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, inbox: Inbox, live: Live, machines: Machines, ship: Ship, environment: Environment }
+const PANELS = { annotate: Annotate, desk: Desk, record: Record, clips: Clips, map: ClipMap, quality: Quality, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, inbox: Inbox, live: Live, machines: Machines, ship: Ship, environment: Environment }
 const root = new URL('..', import.meta.url).pathname.replace(/\/$/, ''), service = new Service(`${root}/api`), chosen = new Chosen(`wakekit ${root}`)
 
 const about = await fetch(`${root}/health`).then(r => r.json()).catch(() => ({}))

@@ -17,6 +17,7 @@ from wakekit.data.dataset import Dataset
 from wakekit.data.speech import speak_into
 from wakekit.serve import beside
 from wakekit.serve.client import Client
+import wakekit.serve.review # noqa: F401 (Client.put_sound)
 from wakekit.serve.dashboard import TABS
 from wakekit.ship.toy import chime, toy_bundle
 

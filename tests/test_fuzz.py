@@ -43,13 +43,13 @@ class State:
         self.sounds = [self.web.post("/datasets/kitchen/inbox", params=dict(origin="porch", score=k/4), content=wav(900 + k), headers={"Content-Type": "audio/wav"}).json()["id"] for k in range(3)]
         self.copy = shutil.copytree(self.home, tmp/"copy")
         self.job = self.web.post("/train", json=dict(dataset="kitchen")).json()["id"]
-        toy_bundle(self.service.root/"jobs"/self.job/"export")
+        toy_bundle(self.service.root/"jobs"/self.job/"export", phrase="hey jarvis")
         ring = np.concatenate([np.zeros(4000, np.float32), chime(), np.random.default_rng(0).normal(0, 1e-3, 4000).astype(np.float32)])
         self.report = evaluate(toy_bundle(tmp/"toy", phrase="hey jarvis"), [("loud", ring), *((f"faint {i}", ring*g) for i, g in enumerate((1e-3, 2e-3)))], [(f"bell {g}", ring*g) for g in (.5, .6)], progress=False)
         self.report.save_sounds(self.service.root/"jobs"/self.job/"heard")
         self.service.queue.finish(self.service.queue.claim("a"), "succeeded")
         self.waiting = self.web.post("/train", json=dict(dataset="kitchen")).json()["id"]
-        self.service.registry.promote("kitchen", toy_bundle(tmp/"older", threshold=.6))
+        self.service.registry.promote("kitchen", toy_bundle(tmp/"older", phrase="hey jarvis", threshold=.6))
         assert self.web.post("/models/kitchen/promote", json=dict(job_id=self.job)).json()["current"] == 2
         self.rows = [dict(r) for r in self.service.db.rows(sa.select(jobs))]
         self.trash, self.back, self.turns = self.thrown_away(), set(), 0
@@ -61,7 +61,7 @@ class State:
             if not self.service.db.rows(sa.select(jobs.c.id).where(jobs.c.id == row["id"])):
                 with self.service.db.transaction() as t: t.execute(jobs.insert().values(**row))
                 self.back.add(f"/jobs/{row['id']}")
-        if not (self.service.root/"jobs"/self.job/"export").is_dir(): toy_bundle(self.service.root/"jobs"/self.job/"export")
+        if not (self.service.root/"jobs"/self.job/"export").is_dir(): toy_bundle(self.service.root/"jobs"/self.job/"export", phrase="hey jarvis")
         if not (self.service.root/"jobs"/self.job/"heard").is_dir(): self.report.save_sounds(self.service.root/"jobs"/self.job/"heard")
         if not (self.home/"dataset.json").is_file():
             shutil.copytree(self.copy, self.home, dirs_exist_ok=True)

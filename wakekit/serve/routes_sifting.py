@@ -127,6 +127,7 @@ def _plan(s, ds, how):
     if how.voices or how.recognizer: check_language(how.language)
     return dict(phrase=ds.phrase, voices=how.voices, examples=how.examples, model=model, threshold=how.threshold, recognizer=how.recognizer, language=how.language, everything=how.everything)
 
+# %% ../../nbs/serve/40_routes_sifting.ipynb #d2b19a07
 def sift_routes(
     s, # Service, with `catalog`, `queue`, `registry`, `intake`, `root`
 )->APIRouter:

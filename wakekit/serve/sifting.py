@@ -9,7 +9,6 @@ __all__ = ['ENOUGH', 'STAGES', 'examples_of', 'bundle_at', 'name_of', 'proposers
 import importlib.util, os, shutil
 from pathlib import Path
 import numpy as np
-from fastcore.basics import patch
 from ..core import SAMPLE_RATE, AudioError, ConfigError, DatasetError, read_json, watch_progress, write_json
 from ..data.annotate import AnnotateConfig, annotate
 from ..data.audio import load_audio, speech_bounds
@@ -91,19 +90,6 @@ def proposers_of(
 # %% ../../nbs/serve/38_sifting.ipynb #a2d9db1d
 STAGES = {"preparing": .05, "listening": .95} # Of an annotation, and their shares of its time
 
-class _Telling(Inbox):
-    "An inbox that tells what comes"
-    def __init__(self, dataset, teller):
-        super().__init__(dataset)
-        self.teller = teller
-
-@patch
-def put(self:_Telling, src, kind, **about):
-    _here(dict(source=self.dataset.path))
-    found, new = Inbox.put(self, src, kind, **about)
-    if new: self.teller.say(happened="inbox.added", data=dict(sound=found.id, sound_kind=found.kind, duration_s=round(found.duration_s, 3), score=found.score, origin=found.origin))
-    return found, new
-
 def _here(job):
     "Is the dataset of a job still there?"
     if not ((source := Path(job["source"]))/"dataset.json").is_file(): raise DatasetError(f"the dataset {source.name!r} has been deleted since this job was queued: restore it, and retry the job")
@@ -115,6 +101,20 @@ def _open_for(job):
     if ds.phrase != phrase: raise DatasetError(f"the dataset {ds.name!r} is another one now, for {ds.phrase!r} and not for {phrase!r}: queue a new job")
     return ds
 
+class _Telling(Inbox):
+    "An inbox that tells what comes"
+    def put(self,
+        src,     # As `Inbox.put` takes it
+        kind,    # One of its kinds
+        **about, # What else is said
+    )->tuple:    # `Found`, is it new?
+        "Put a sound in, and tell"
+        _here(dict(source=self.dataset.path))
+        found, new = super().put(src, kind, **about)
+        if new: self.teller.say(happened="inbox.added", data=dict(sound=found.id, sound_kind=found.kind, duration_s=round(found.duration_s, 3), score=found.score, origin=found.origin))
+        return found, new
+
+# %% ../../nbs/serve/38_sifting.ipynb #45caa8e6
 def _counts(found, inbox):
     "What a run has found, over all attempts; no paths"
     mine = [f for f in inbox.found(open=None) if f.detector.get("run") == found.run]
@@ -133,7 +133,8 @@ def run_annotation(
     if not note.exists():
         teller.shares, ds = STAGES, _open_for(job)
         teller.progress("preparing", 0)
-        proposers, inbox = proposers_of(todo, ds, folder, settings), _Telling(ds, teller)
+        proposers, inbox = proposers_of(todo, ds, folder, settings), _Telling(ds)
+        inbox.teller = teller
         teller.say(log=["info", f"{len(todo['recordings'])} recordings, {', '.join(p.name for p in proposers)} look for {ds.phrase!r}"], mark=max(teller.mark, .5))
         total = max(1., sum(r["duration_s"] for r in todo["recordings"]))
         def told(desc, n, _):

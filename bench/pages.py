@@ -3,6 +3,7 @@
     python bench/pages.py pictures --out shots          every tab, 390 and 1440 pixels wide, light and dark, of a dataset that is synthesized and trained on
     python bench/pages.py pictures --out shots --url http://127.0.0.1:7860 --dataset kitchen      the same of a dashboard that runs
     python bench/pages.py widgets --out shots           every widget in JupyterLab, light and dark, of a dataset that is synthesized and trained on
+    python bench/pages.py reviewing --out shots         the widgets for the inbox and the map of a dataset, likewise
     python bench/pages.py speed                         first page, tabs, a dataset of 20 clips and one of 20,000, curves behind the worker
 """
 import argparse, base64, contextlib, datetime, json, statistics, sys, tempfile, time
@@ -12,9 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/"tests"))
 from browser import MICROPHONE, Page
 from lab import CELLS, Lab, jupyter, until
 from service import Service
+from wakekit import Dataset as Whole
 from wakekit.data.audio import save_audio
 from wakekit.data.dataset import Dataset
 from wakekit.data.speech import speak_into
+from wakekit.data.synth import draw_utterances, synthesize
 from wakekit.serve import beside
 from wakekit.serve.client import Client
 from wakekit.serve.dashboard import TABS
@@ -93,6 +96,14 @@ def pictures(a):
 
 NAMES = ("recorder", "clip_reviewer", "augmentation_preview", "training_panel", "threshold_explorer", "live_detector")
 
+def shot(page, k, path):
+    "The output of a cell as a picture"
+    page.look(1250, False, min(2400, int(page.run(f"{page.cell(k)}.offsetHeight")) + 200))
+    time.sleep(.5) # it is laid out anew
+    x, y, width, height = page.run(f"(() => {{ {page.cell(k)}.scrollIntoView(); const b = {page.cell(k)}.querySelector('.jp-OutputArea-output').getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()")
+    time.sleep(.5)
+    path.write_bytes(base64.b64decode(page("Page.captureScreenshot", format="png", clip=dict(x=x, y=y, width=width, height=height, scale=1))["data"]))
+
 def widgets(a):
     "Every widget as people see it, in JupyterLab"
     out = Path(a.out)
@@ -123,14 +134,38 @@ def widgets(a):
             page.press(6, "Listen")
             page.shown(6, "el.querySelectorAll('.wk-events li').length > 0")
             page.press(6, "Stop")
-            for k, name in enumerate(NAMES, 1):
-                page.look(1250, False, min(2400, int(page.run(f"{page.cell(k)}.offsetHeight")) + 200))
-                time.sleep(.5) # it is laid out anew
-                x, y, width, height = page.run(f"(() => {{ {page.cell(k)}.scrollIntoView(); const b = {page.cell(k)}.querySelector('.jp-OutputArea-output').getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()")
-                time.sleep(.5)
-                picture = page("Page.captureScreenshot", format="png", clip=dict(x=x, y=y, width=width, height=height, scale=1))["data"]
-                (out/f"{name}{'-dark' if dark else ''}.png").write_bytes(base64.b64decode(picture))
+            for k, name in enumerate(NAMES, 1): shot(page, k, out/f"{name}{'-dark' if dark else ''}.png")
     print(f"{2*len(NAMES)} pictures in {out}")
+
+
+def reviewing(a):
+    "The widgets for the inbox and the map, in JupyterLab"
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ds = Whole.create(folder/"kitchen", "okay house")
+        stack.callback(lambda: beside.stop(beside.root_of(ds)[0]))
+        speak_into(ds, 80, near=60)
+        for k, c in enumerate(ds.clips("negative")[:3]): ds.update(c.id, label="positive") # labels that the sound contradicts
+        for k, (u, x) in enumerate(synthesize(draw_utterances(["okay mouse", "okay house", "hey horse", "okay house"], 4, seed=3))):
+            ds.inbox.put(np.pad(x, 6000) + .003*np.random.default_rng(k).standard_normal(len(x) + 12_000), ("trigger", "near", "trigger", "proposal")[k], origin="kitchen device", start_s=600.*k, score=.9 - k/10, detector=dict(name="okay_house", version="3", threshold=.6),
+                predictions=[dict(by="okay_house 4", label="positive" if u.text == ds.phrase else "negative", score=.2 + .6*(u.text == ds.phrase))])
+        place = dict(folder=folder, url=stack.enter_context(jupyter(folder)))
+        cells = ["from wakekit import Dataset\nfrom wakekit.serve.reviewing import *\nds = Dataset.open('kitchen')", "reviewer = InboxReviewer(ds); reviewer", "explorer = ClipExplorer(ds); explorer"]
+        for dark in (False, True):
+            (folder/f"page-{dark}").mkdir()
+            page = stack.enter_context(contextlib.closing(Lab(place, folder/f"page-{dark}", cells, flags=(), width=1250)))
+            if dark: page.command("apputils:change-theme", dict(theme="JupyterLab Dark"))
+            page.command("application:toggle-left-area")
+            page.run_all()
+            page.shown(1, "el.querySelectorAll('.wk-found').length === 4")
+            if not dark: page.press(2, "Listen to all clips")
+            until(lambda: page.python("explorer.map is not None"), 300)
+            page.shown(2, "(() => { const b = [...el.querySelectorAll('button')].find(b => b.offsetParent && /^show/.test(b.textContent)); b?.click(); return !!b })()")
+            page.shown(2, "el.querySelectorAll('.wk-pick').length > 0 && !!el.querySelector('.wk-spectrogram').naturalWidth")
+            for k, name in enumerate(("inbox_reviewer", "clip_explorer"), 1): shot(page, k, out/f"{name}{'-dark' if dark else ''}.png")
+    print(f"4 pictures in {out}")
 
 
 def learnt(client, root, phrase="hey jarvis"):
@@ -210,9 +245,10 @@ def main():
     pics.add_argument("--url", help="a dashboard that runs; default: one with synthesized clips")
     pics.add_argument("--dataset", default="kitchen")
     parts.add_parser("widgets").add_argument("--out", required=True)
+    parts.add_parser("reviewing").add_argument("--out", required=True)
     parts.add_parser("speed")
     a = p.parse_args()
-    if a.part != "speed": return dict(pictures=pictures, widgets=widgets)[a.part](a)
+    if a.part != "speed": return dict(pictures=pictures, widgets=widgets, reviewing=reviewing)[a.part](a)
     found, met = speed(a)
     print(json.dumps(found, indent=1))
     return 0 if met else 1

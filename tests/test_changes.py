@@ -103,6 +103,37 @@ def test_many(tmp_path):
     assert len(ds.relabel(ds.clips(), label="noise").clips) == 2*BATCH + 5 and ds.summary()["noise"]["clips"] == 2*BATCH + 5
     assert ds.undo().left == {} and ds.summary()["negative"]["clips"] == 2*BATCH + 5 and not ds.refresh()
 
+def test_the_oldest_are_let_go_of(ds, monkeypatch):
+    from wakekit.data import changes as module
+    monkeypatch.setattr(module, "KEPT", 5)
+    ids = [c.id for c in ds.clips()]
+    def fail(*_, **__): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(module.Dataset, "_go", fail) # interrupted before its first clip
+        with pytest.raises(KeyboardInterrupt): ds.relabel(ids[:1], notes="never finished")
+    for k in range(9): ds.relabel(ids[:2], notes=f"word {k}")
+    assert [c.id for c in ds.changes()] == [10, 9, 8, 7, 1]
+    for gone in (2, 6):
+        with pytest.raises(module.Missing, match=f"change {gone} of ds is too long ago: the newest 5 are kept"): ds.undo(gone)
+        with pytest.raises(module.Missing, match="too long ago"): ds.redo(gone)
+    for never in (0, -1, 11):
+        with pytest.raises(module.Missing, match=f"there is no change {never} "): ds.undo(never)
+    assert [ds.undo().id for _ in range(4)] == [10, 9, 8, 7] and ds[ids[0]].notes == "word 4" # as far as it is known
+    assert ds.undo().id == 1 and ds.relabel(ids[:1], notes="new").id == 11
+
+def test_large_ones_are_let_go_of_earlier(ds, monkeypatch):
+    from wakekit.data import changes as module
+    ids = [c.id for c in ds.clips()]
+    for word in "xy": one = ds.relabel(ids, notes=word*100)
+    size = (ds.path/"changes"/f"{one.id:06d}.json").stat().st_size
+    monkeypatch.setattr(module, "KEPT_MB", 2.5*size/1e6)
+    for k in range(4): ds.relabel(ids, notes=f"{k}"*100)
+    assert [c.id for c in ds.changes()] == [6, 5]
+    monkeypatch.setattr(module, "KEPT_MB", 0.)
+    assert ds.relabel(ids, notes="the last").id == 7 and [c.id for c in ds.changes()] == [7] # the newest stays, however large
+    assert ds.undo().id == 7 and {c.notes for c in consistent(ds.path).clips()} == {"3"*100}
+    with pytest.raises(DatasetError, match="nothing to undo"): ds.undo()
+
 def test_what_somebody_else_put_there(ds):
     (ds.path/"changes").mkdir()
     (ds.path/"changes/000001.json").write_text("{}", encoding="utf-8")

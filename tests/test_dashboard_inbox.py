@@ -247,6 +247,13 @@ def test_what_others_do_meanwhile_is_said_and_overwritten_by_nobody(house, judge
     page.says("inbox", "was taken back already")
     page.shows("room 2")
     assert len(box) == 3 and page.of("p.total") == 3
+    page.press("2")
+    page.shows("room 1")
+    box.accept(third, "noise", by="berta") # and now decides differently
+    page.press("u")
+    page.says("inbox", "berta has decided anew meanwhile: noise. That was left alone.")
+    assert box[third].outcome == "noise"
+    box.undo(third)
     # a page that looks by itself
     other = judge("porch")
     now = other.shows("room 2")

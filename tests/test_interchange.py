@@ -1,5 +1,5 @@
 "What comes from strangers: archives, Label Studio, ten thousand files with bad ones among them; and what is frozen stays so."
-import errno, io, json, os, stat, subprocess, sys, tarfile, threading, time, warnings, zipfile
+import errno, io, json, os, shutil, stat, subprocess, sys, tarfile, threading, time, warnings, zipfile
 from pathlib import Path
 import numpy as np, pytest, soundfile as sf
 from test_audio import refused
@@ -19,6 +19,12 @@ def ds(tmp_path): return Dataset.create(tmp_path/"ds", "hey jarvis")
 
 def files(path): return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
 def wav(x): return (f := io.BytesIO(), sf.write(f, x, SR, format="WAV"), f.getvalue())[2]
+
+
+def test_the_dataset_that_users_import_has_all_its_methods():
+    "In a process of its own: other tests import what adds them"
+    code = "from wakekit import Dataset; print(all(hasattr(Dataset, n) for n in 'add update trash split freeze diff relabel trash_all undo redo changes inbox import_any import_label_studio export_zip'.split()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100).stdout == "True\n"
 
 
 # ---- many at once
@@ -435,6 +441,69 @@ def test_tasks_go_out_and_come_back(ds, tmp_path):
     assert [c.id for c in report.added] == ids and {c.speaker for c in report.added} == {f"s{i}" for i in range(4)}
 
 
+def part(a, b, label): return dict(start=a, end=b, channel=0, labels=[label])
+
+def inboxed(ds, n=4, s=2.):
+    "Sounds that wait, the highest score first"
+    return [ds.inbox.put(voice(s, seed=50 + k), "proposal", origin="evening.wav", start_s=100.*k, score=1 - k/100,
+                         predictions=[dict(by="voices", label="positive", score=.5, start_s=100.*k + .5, end_s=100.*k + 1.5), dict(by="asr", label="", heard="?")])[0] for k in range(n)]
+
+def test_sounds_of_the_inbox_go_out_and_come_back_as_decisions(ds, tmp_path):
+    found = inboxed(ds, 6)
+    tasks = json.loads(ds.export_label_studio(tmp_path/"out", ds.inbox.found(), regions=True).read_text(encoding="utf-8"))
+    assert [t["data"]["wakekit_sound"] for t in tasks] == [f.id for f in found] and all("wakekit_id" not in t["data"] for t in tasks)
+    assert tasks[3]["predictions"][0]["result"][0]["value"] == part(.5, 1.5, "positive") and len(tasks[3]["predictions"]) == 1
+    assert 'value="reject"' in (tmp_path/"out/config.xml").read_text(encoding="utf-8") and files(tmp_path/"out/audio") == sorted(f"{f.id}.wav" for f in found)
+    answers = [[said(dict(id=1, email="ann@example.org"), choice("negative"))], [said(1, part(.4, 1.5, "positive")), said(2, part(.6, 1.5, "positive"))], [said(1, choice("reject"))],
+               [said(1, choice("positive")), said(2, choice("negative"))], [said(1, choice("noise"), was_cancelled=True)], [said(1, part(0, .7, "negative"), part(1, 1.8, "positive"))]]
+    (tmp_path/"out/r.json").write_text(json.dumps(results(*((t["data"], a) for t, a in zip(tasks, answers)))), encoding="utf-8")
+    report = ds.import_label_studio(tmp_path/"out/r.json")
+    assert report.decided == [(found[0].id, "negative"), (found[1].id, "positive"), (found[2].id, "rejected"), (found[5].id, "positive")]
+    assert [f.outcome for f in (ds.inbox[f.id] for f in found)] == ["negative", "positive", "rejected", "open", "open", "positive"]
+    assert report.unlabelled == 1 and [n for n, _ in report.skipped] == ["task 4"] and "disagree" in report.skipped[0][1]
+    first, second = ds.inbox[found[0].id].decision, ds.inbox[found[1].id].decision
+    assert first["by"] == "Label Studio: ann@example.org" and (second["start_s"], second["end_s"]) == (.5, 1.5)
+    trimmed = ds[second["clip_id"]]
+    assert trimmed.duration_s == 1. and (ds.load(trimmed) == load_audio(found[1].path, start_s=.5, duration_s=1.)).all()
+    assert sorted((c.label, c.source, round(c.duration_s, 2)) for c in report.added) == [("negative", "inbox: evening.wav", .7), ("negative", "inbox: evening.wav", 2.), ("positive", "inbox: evening.wav", .8), ("positive", "inbox: evening.wav", 1.)]
+    again = ds.import_label_studio(tmp_path/"out/r.json")
+    assert not again.added and not again.decided and len(consistent(ds.path)) == 4
+    ds.inbox.undo(found[5].id)  # both parts of it go
+    assert len(consistent(ds.path)) == 2 and len(ds.inbox) == 3
+
+def test_answers_about_sounds_that_others_decided_on_or_that_are_gone(ds, tmp_path):
+    found = inboxed(ds, 3)
+    tasks = json.loads(ds.export_label_studio(tmp_path/"out", ds.inbox.found()).read_text(encoding="utf-8"))
+    assert tasks[0]["predictions"][0]["result"][0]["value"] == choice("positive")  # without parts in the interface, no part is shown
+    def answer(*labels):
+        (tmp_path/"out/r.json").write_text(json.dumps(results(*((t["data"], [said(7, choice(l))]) for t, l in zip(tasks, labels)))), encoding="utf-8")
+        return ds.import_label_studio(tmp_path/"out/r.json")
+    ds.inbox.reject(found[0].id, by="ben")
+    ds.inbox.sweep(max_items=1)  # it goes, and the oldest that waits
+    gone = [f.id for f in found if f.id not in {s.id for s in ds.inbox.found(open=None)}]
+    assert len(gone) == 2
+    left = next(f for f in found if f.id not in gone)
+    ds.inbox.accept(left.id, "noise", by="ben")
+    report = answer("negative", "negative", "negative")
+    assert "decided here meanwhile (noise, by ben)" in report.skipped[0][1] and ds.inbox[left.id].outcome == "noise"
+    assert {c.id for c in report.added} == set(gone) and {c.source for c in report.added} == {"inbox: evening.wav"}  # from the copies that went out
+    ds.inbox.undo(left.id)
+    assert answer("negative", "negative", "negative").decided == [(left.id, "negative")]
+    assert answer("reject", "reject", "reject").decided == [(left.id, "rejected")]  # Label Studio may change its own mind
+    report = Dataset.create(tmp_path/"other", "hey jarvis").import_label_studio(tmp_path/"out/r.json")
+    assert not report.added and [w for _, w in report.skipped] == ["people reject it"]*3
+
+@pytest.mark.parametrize("value, says", [(part(.5, .55, "positive"), "too short"), (part(1.5, .5, "positive"), "no part of a sound"), (part(5, 9, "positive"), "no part of a sound")])
+def test_marks_that_make_no_clip_leave_the_sound_waiting(ds, tmp_path, value, says):
+    found = inboxed(ds, 1)[0]
+    (tmp_path/"r.json").write_text(json.dumps([dict(audio="x.wav", id=1, annotator=1, annotation_id=2, part=[value], wakekit_sound=found.id)]), encoding="utf-8")
+    report = ds.import_label_studio(tmp_path/"r.json")
+    assert says in report.skipped[0][1] and ds.inbox[found.id].outcome == "open" and len(consistent(ds.path)) == 0
+    for id in ("../../../etc/passwd", 7, ["x"], "0"*16):
+        (tmp_path/"r.json").write_text(json.dumps(results((dict(audio="x.wav", wakekit_sound=id), [said(1, choice("noise"))]))), encoding="utf-8")
+        assert "is not in" in ds.import_label_studio(tmp_path/"r.json").skipped[0][1]
+
+
 # ---- kill -9
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="bench/kill_data.py needs fork")
@@ -443,6 +512,46 @@ def test_a_few_kills_of_every_kind(tmp_path):
     p = subprocess.run([sys.executable, "bench/kill_data.py", "--kills", "4", "--out", str(tmp_path/"tally.json")], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
     tally = json.loads((tmp_path/"tally.json").read_text(encoding="utf-8"))
     assert p.returncode == 0 and tally["wrong"] == 0 and tally["kills"] == 28, p.stdout + p.stderr[-2000:]
+
+SLOW = """
+import sys, time
+from wakekit.data import archives
+from wakekit.data.interchange import Dataset
+take = archives._take
+def slow(*a):
+    take(*a)
+    print("unpacking", flush=True)
+    time.sleep(600)
+archives._take = slow
+Dataset.open(sys.argv[1]).import_zip(sys.argv[2])
+"""
+
+@pytest.mark.skipif(os.name == "nt", reason="kill -9")
+def test_what_a_killed_import_unpacked_goes_with_the_next_one_and_what_others_unpack_stays(ds, tmp_path):
+    for i in range(3): save_audio(tmp_path/f"in/positive/{i}.wav", voice(.2, seed=i))
+    shutil.make_archive(str(tmp_path/"in"), "zip", tmp_path, "in")
+    def start():
+        p = subprocess.Popen([sys.executable, "-c", SLOW, str(ds.path), str(tmp_path/"in.zip")], stdout=subprocess.PIPE, text=True)
+        assert p.stdout.readline().strip() == "unpacking"
+        return p, max(ds.path.glob(".unpack-*"), key=lambda f: f.stat().st_mtime_ns)
+    dead, left = start()
+    dead.kill()
+    dead.communicate()
+    alive, used = start() # it sees the folder of the dead one, which is too young to be judged
+    assert left.is_dir() and used != left and list(left.rglob("*.wav"))
+    try:
+        for folder in (left, used): os.utime(folder/".lock", (time.time() - 120,)*2)
+        old, new = ds.path/".unpack-before-locks", ds.path/".unpack-just-made"
+        for folder in (old, new): folder.mkdir()
+        os.utime(old, (time.time() - 90_000,)*2)
+        assert len(ds.import_zip(tmp_path/"in.zip").added) == 3
+        assert {f.name for f in ds.path.glob(".unpack-*")} == {used.name, new.name} and list(used.rglob("*.wav"))
+    finally:
+        alive.kill()
+        alive.communicate()
+    os.utime(used/".lock", (time.time() - 120,)*2)
+    assert len(ds.import_zip(tmp_path/"in.zip").already) == 3 and [f.name for f in ds.path.glob(".unpack-*")] == [new.name]
+    assert len(consistent(ds.path)) == 3
 
 def test_purging_after_somebody_died_in_the_middle_of_a_restore(ds):
     a, b = (ds.add(voice(.1, seed=i), "positive", speaker="ann").id for i in range(2))
@@ -504,6 +613,14 @@ def test_commands(tmp_path, monkeypatch, capsys):
     (tmp_path/"ls/back.json").write_text(json.dumps(tasks), encoding="utf-8")
     answers = found("data", "import", "cabin", tmp_path/"ls/back.json", "--word", "wake=negative", "--word", "other=")
     assert len(answers["answers"][0]["relabelled"]) == len(tasks) == 6
+    from wakekit import Dataset as Whole
+    kitchen = Whole.open(next((tmp_path/"data").rglob("kitchen/dataset.json")).parent)
+    sounds = inboxed(kitchen, 3)
+    assert run("data", "export", "kitchen", "--inbox", "--out", tmp_path/"x")[0] == run("data", "export", "kitchen", "--kind", "near", "--out", tmp_path/"x")[0] == 2
+    assert found("data", "export", "kitchen", "--format", "label-studio", "--inbox", "--kind", "proposal", "--out", tmp_path/"review")["clips"] == 3
+    tasks = json.loads((tmp_path/"review/tasks.json").read_text(encoding="utf-8"))
+    (tmp_path/"review/back.json").write_text(json.dumps(results(*((t["data"], [said(1, choice("rubbish"))]) for t in tasks))), encoding="utf-8")
+    assert found("data", "import", "kitchen", tmp_path/"review/back.json", "--word", "rubbish=reject")["answers"][0]["decided"] == [[s.id, "rejected"] for s in sounds]
     for wrong in (["--word", "x"], ["--word", "x=boss"]): assert run("data", "import", "cabin", tmp_path/"ls/back.json", *wrong)[0] == 2
     assert run("data", "export", "kitchen", "--format", "audiofolder", "--label", "noise", "--out", tmp_path/"x")[0] == 2
     assert run("data", "diff", "kitchen", "v9")[0] == 1

@@ -117,7 +117,7 @@ def _meanings(pairs):
     out = {}
     for pair in pairs:
         word, eq, label = pair.rpartition("=")
-        if not eq or label not in ("positive", "negative", "noise", ""): raise UsageError(f"--word takes WORD=LABEL with positive, negative, noise or nothing behind the =, not {pair!r}")
+        if not eq or label not in ("positive", "negative", "noise", "reject", ""): raise UsageError(f"--word takes WORD=LABEL with positive, negative, noise, reject or nothing behind the =, not {pair!r}")
         out[word] = label or None
     return out
 
@@ -135,11 +135,11 @@ def _imported(a, ds, reports):
     head = f"{len(added)} added ({sum(c.duration_s for c in added)/60:.1f} min), {len(already)} already there, {len(skipped)} skipped"
     pairs = lambda rows: [{"file": str(p), "reason": why} for p, why in rows]
     answers = [r for r in reports if hasattr(r, "relabelled")]
-    more = {"answers": [{"relabelled": r.relabelled, "agreement": r.agreed, "unlabelled": r.unlabelled} for r in answers]} if answers else {}
+    more = {"answers": [{"relabelled": r.relabelled, "decided": r.decided, "agreement": r.agreed, "unlabelled": r.unlabelled} for r in answers]} if answers else {}
     told = [plain(r._repr_markdown_().rpartition("\n\n")[2]) for r in answers]
     show(a, {**_sum(ds), "added": [_about(c) for c in added], "already": [c.id for c in already], "skipped": pairs(skipped), "damaged": pairs(damaged), **more},
           "\n".join([f"{ds.name}: {head}", *told, *line("skipped", skipped), *line("used in part", damaged)]))
-    return 0 if added or already else 1
+    return 0 if added or already or any(r.decided for r in answers) else 1
 
 # %% ../nbs/50_cli_data.ipynb #10d1cd8d
 @command("data import", "Add recordings to a dataset; bad files are listed and skipped",
@@ -151,23 +151,27 @@ def _imported(a, ds, reports):
           arg("--speaker-from-folder", action="store_true", help="there is a folder for each person, below positive/ and negative/ where the subfolders tell the label"),
           arg("--source", default="", help="session or corpus"), arg("--licence", default="", help="terms of use"), arg("--max-gb", type=float, default=100., metavar="GB", help="how much may come out of an archive (100)"),
           arg("--audio", metavar="DIR", help="Label Studio: where the recordings are; beside the results by default"),
-          arg("--word", action="append", default=[], metavar="WORD=LABEL", help="Label Studio: what a word stands for; WORD= passes it over; may be repeated"))
+          arg("--word", action="append", default=[], metavar="WORD=LABEL", help="Label Studio: what a word stands for (positive, negative, noise, reject); WORD= passes it over; may be repeated"))
 def _data_import(a):
     ds = dataset_of(a)
     return _imported(a, ds, [_import(ds, f, a) for f in a.folders])
 
 _OUT = {"jsonl": "NeMo manifest", "audiofolder": "Hugging Face AudioFolder split by speaker", "zip": "one file that is a dataset again when unpacked", "label-studio": "tasks to label"}
-@command("data export", "Write a dataset in a form that others read", "wakekit data export kitchen --format audiofolder --out kitchen_hf\nwakekit data export kitchen --format zip --out kitchen.zip\nwakekit data export kitchen --format label-studio --out to_label --label positive",
+@command("data export", "Write a dataset in a form that others read", "wakekit data export kitchen --format audiofolder --out kitchen_hf\nwakekit data export kitchen --format zip --out kitchen.zip\nwakekit data export kitchen --format label-studio --out to_label --label positive\nwakekit data export kitchen --format label-studio --inbox --regions --out to_review",
           arg("name", metavar="NAME"), arg("--out", required=True, metavar="PATH", help="a folder; for zip, the file"), arg("--format", default="jsonl", choices=tuple(_OUT), help="; ".join(f"{k}: {v}" for k, v in _OUT.items())),
-          arg("--label", choices=("positive", "negative", "noise"), help="only these clips; not for audiofolder"), arg("--regions", action="store_true", help="Label Studio: let people mark parts, too"))
+          arg("--label", choices=("positive", "negative", "noise"), help="only these clips; not for audiofolder"), arg("--regions", action="store_true", help="Label Studio: let people mark parts, too"),
+          arg("--inbox", action="store_true", help="Label Studio: the sounds of the inbox that wait for a decision, instead of the clips; data import takes over what people decide"),
+          arg("--kind", choices=("trigger", "near", "proposal", "missed"), help="with --inbox: only these"))
 def _data_export(a):
     ds = dataset_of(a)
     if a.format == "audiofolder" and a.label: raise UsageError("--label goes with jsonl, zip and label-studio: an AudioFolder holds the whole split")
-    clips = ds.clips(a.label)
+    if a.kind and not a.inbox: raise UsageError("--kind goes with --inbox")
+    if a.inbox and (a.format != "label-studio" or a.label): raise UsageError("--inbox goes with --format label-studio and without --label: nobody has said yet what these sounds are")
+    clips = ds.inbox.found(kind=a.kind) if a.inbox else ds.clips(a.label)
     if a.format == "audiofolder": path = ds.export_audiofolder(a.out)
     elif a.format == "label-studio": path = ds.export_label_studio(a.out, clips, regions=a.regions)
     else: path = getattr(ds, f"export_{a.format}")(a.out, clips)
-    show(a, {"path": path, "clips": len(clips)}, f"{len(clips)} clips in {path}")
+    show(a, {"path": path, "clips": len(clips)}, f"{len(clips)} {'sounds' if a.inbox else 'clips'} in {path}")
 
 def _move(a, what):
     ds = dataset_of(a)

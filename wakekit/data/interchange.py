@@ -12,8 +12,9 @@ from fastcore.basics import patch
 from ..core import AudioError, ConfigError, DatasetError, atomic_write, progress, read_json
 from .archives import ARCHIVES, MAX_GB, pack, unpacked
 from .audio import CONVERT, find_audio
+from .changes import Dataset
 from .corrections import ABOUT
-from .dataset import LABELS, Dataset, check_label
+from .dataset import LABELS, check_label
 from .imports import ImportReport
 from .labelstudio import is_label_studio
 from .splits import FRACTIONS

@@ -180,7 +180,7 @@ export class Inbox extends Panel {
     const d = s.detector ?? {}, told = s.decision, who = [d.name, d.version && d.version !== d.name ? `version ${d.version}` : null, number(d.threshold) ? `threshold ${number(d.threshold)}` : null].filter(Boolean).join(', ')
     const rest = Object.entries(d).filter(([k, v]) => !['name', 'version', 'threshold', 'digest', 'phrase', 'asked'].includes(k) && v !== null && v !== '')
     const about = [['Score', number(s.score)], ['From', place(s)], ['Heard', when(s.heard)], ['Came in', when(s.created)], ['Detector', who], ...rest.map(([k, v]) => [k.replaceAll('_', ' '), plain(v)]),
-      ['Decided', told ? `${told.action === 'reject' ? 'rejected' : `${told.label} (${MEANS[told.label]})`}${told.by ? ` by ${told.by}` : ''}, ${when(told.at)}${told.start_s === null || told.start_s === undefined ? '' : `, from ${number(told.start_s)} to ${number(told.end_s)} s`}${told.note ? `: ${told.note}` : ''}` : null]], back = told ? h('button.wk-link', { type: 'button', click: () => this.undo({ name: this.name, id: s.id }) }, 'take it back') : null
+      ['Decided', told ? `${told.action === 'reject' ? 'rejected' : `${told.label} (${MEANS[told.label]})`}${told.by ? ` by ${told.by}` : ''}, ${when(told.at)}${told.start_s === null || told.start_s === undefined ? '' : `, from ${number(told.start_s)} to ${number(told.end_s)} s`}${told.note ? `: ${told.note}` : ''}` : null]], back = told ? h('button.wk-link', { type: 'button', click: () => this.undo({ name: this.name, id: s.id, at: told.at }) }, 'take it back') : null
     this.facts.replaceChildren(...about.filter(([, v]) => v).flatMap(([k, v]) => [h('dt', k), h('dd', v, k === 'Decided' ? [' ', back] : null)]))
     const said = s.predictions ?? [], silent = (d.asked ?? []).filter?.(by => !said.some(p => p.by === by)) ?? []
     this.machines.replaceChildren(...said.length || silent.length ? [h('h4', 'What machines say: predictions, not labels'), h('ul', said.map(({ by, label, score, at, ...more }) => h('li', h('b', by), `: ${label || 'no label'}${number(score) ? `, ${number(score)}` : ''}`, Object.entries(more).filter(([, v]) => v !== null && v !== '').map(([k, v]) => h('small', ` · ${k.replaceAll('_', ' ')} ${plain(v)}`)))), silent.map(by => h('li', h('b', by), ': found nothing')))] : [])
@@ -264,7 +264,7 @@ export class Inbox extends Panel {
         await this.unchanged(path, s)
         now = await (what === 'rejected' ? this.service.post(`${path}/${s.id}/reject`, { ...by && { by } }) : this.service.post(`${path}/${s.id}/accept`, { label: what, ...part, ...speaker && { speaker }, ...by && { by } }))
       } catch (e) { return this.missed(e, s) }
-      this.done.push({ name, id: s.id })
+      this.done.push({ name, id: s.id, at: now.decision?.at })
       this.chosen.set('clips', Date.now())
       if (speaker && !this.speakers.has(speaker)) { this.speakers.add(speaker); this.known.append(h('option', { value: speaker })) }
       if (path !== this.path || JSON.stringify(filter) !== JSON.stringify(this.filter)) return
@@ -301,16 +301,18 @@ export class Inbox extends Panel {
     await this.look(this.rows[this.at]?.id ?? s.id)
   }
   /** Take a decision back: one, or the last that was made here */
-  undo(last = this.done.at(-1) ?? (this.sound?.decision ? { name: this.name, id: this.sound.id } : null)) {
+  undo(last = this.done.at(-1) ?? (this.sound?.decision ? { name: this.name, id: this.sound.id, at: this.sound.decision.at } : null)) {
     if (!last || this.busy) return
     this.busy = true
     return this.doing(this.undoButton, async () => {
       try {
-        await this.service.post(`/datasets/${code(last.name)}/inbox/${last.id}/undo`)
+        const path = `/datasets/${code(last.name)}/inbox/${last.id}`, { decision, outcome } = last.at ? await this.service.get(path) : {}
+        if (decision && decision.at !== last.at) throw new Trouble(409, { detail: `${decision.by || 'Somebody else'} has decided anew meanwhile: ${outcome}. That was left alone.` })
+        await this.service.post(`${path}/undo`)
         this.line.textContent = 'Taken back. It waits again.'
       } catch (e) {
         if (!(e instanceof Trouble) || ![404, 409].includes(e.status)) throw e // it stays the last one: press again
-        this.say(e.status === 404 ? 'The sound of this decision is gone.' : 'This decision was taken back already, by somebody else.', 'bad')
+        this.say(e.status === 404 ? 'The sound of this decision is gone.' : e.code === 'nothing_to_undo' ? 'This decision was taken back already, by somebody else.' : e.message, 'bad')
       }
       this.done = this.done.filter(d => d.id !== last.id || d.name !== last.name)
       this.chosen.set('clips', Date.now())

@@ -137,6 +137,7 @@ export class ClipMap extends Panel {
 
   choose(points, at = points.length ? 0 : -1) {
     this.picked = points
+    this.props.tell?.('picked', points.map(p => p.id))
     this.at = Math.min(at, points.length - 1)
     this.page = Math.max(0, Math.floor(this.at / PAGE))
     this.show()

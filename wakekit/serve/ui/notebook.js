@@ -4,14 +4,17 @@ import { Chosen, Service, Trouble, h } from './base.js'
 import { Augment } from './augment.js'
 import { Clips } from './clips.js'
 import { Evaluate } from './evaluate.js'
+import { Inbox } from './inbox.js'
 import { Jobs } from './jobs.js'
 import { Live } from './live.js'
+import { ClipMap } from './map.js'
 import { Microphone } from './mic.js'
+import { Quality } from './quality.js'
 import { Record } from './record.js'
 import { Synthesize } from './synth.js'
 import { Train } from './train.js'
 
-const PANELS = { record: Record, clips: Clips, augment: Augment, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, live: Live }
+const PANELS = { record: Record, clips: Clips, augment: Augment, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, live: Live, inbox: Inbox, quality: Quality, map: ClipMap }
 const PIECE = 1_000_000, BUSY_MS = 4000, BEHIND = 640_000 // bytes of a file in one message; when to say that the kernel is busy; bytes of sound that wait for it
 
 /** Messages between this view and the kernel */
@@ -163,7 +166,10 @@ export function render({ model, el }) {
   for (const [k, v] of Object.entries(model.get('chosen'))) chosen.set(k, v, false)
   chosen.on('job', id => props.tell('job', id ?? ''))
   el.setAttribute('data-lm-suppress-shortcuts', 'true') // JupyterLab has plans of its own for X
-  el.addEventListener('keydown', e => e.stopPropagation())
+  el.addEventListener('keydown', e => {
+    for (const p of panels) if (p instanceof Inbox) p.key(e) // it listens at the document, where nothing arrives from here
+    e.stopPropagation()
+  })
   const shell = h('div.wk', { style: 'padding:0' }, note), panels = []
   el.append(shell)
   for (const name of model.get('panels')) {
@@ -172,7 +178,7 @@ export function render({ model, el }) {
     panels.push(new PANELS[name](place, service, chosen, props))
   }
   shell.className = panels[0].root.className
-  const refresh = () => { const { job } = model.get('chosen'); if (job) chosen.set('job', job); for (const what of ['clips', 'jobs']) chosen.set(what, Date.now()) }
+  const refresh = () => { const { job } = model.get('chosen'); if (job) chosen.set('job', job); for (const what of ['clips', 'jobs', 'look', 'inbox']) chosen.set(what, Date.now()) }
   model.on('change:changed', refresh)
   return () => {
     gone = true

@@ -20,6 +20,7 @@ from wakekit.data.speech import speak_into
 from wakekit.data.synth import draw_utterances, synthesize
 from wakekit.serve import beside
 from wakekit.serve.client import Client
+import wakekit.serve.review # noqa: F401 (Client.put_sound)
 from wakekit.serve.dashboard import TABS
 from wakekit.ship.toy import chime, toy_bundle
 

@@ -37,10 +37,10 @@ class Judge(Desk):
         super().__init__(house, folder, [], **how)
         self.name = name
         self.choose(name)
-        self.until(f"""(() => {{ const b = [...document.querySelectorAll('button[role=tab]')].find(b => b.textContent.trim() === 'Inbox' && b.offsetParent)
+        self.until("""(() => { const b = [...document.querySelectorAll('button[role=tab]')].find(b => b.textContent.trim() === 'Inbox' && b.offsetParent)
             if (b) b.click()
-            else {{ if (!document.querySelector('.overflow-dropdown button')) document.querySelector('.overflow-menu > button')?.click(); [...document.querySelectorAll('.overflow-dropdown button')].find(b => b.textContent.trim() === 'Inbox')?.click() }}
-            return !!document.querySelector('#panel-inbox .wakekit')?.panel?.drawn && !!document.querySelector('#panel-inbox').offsetParent }})()""")
+            else { if (!document.querySelector('.overflow-dropdown button')) document.querySelector('.overflow-menu > button')?.click(); [...document.querySelectorAll('.overflow-dropdown button')].find(b => b.textContent.trim() === 'Inbox')?.click() }
+            return !!document.querySelector('#panel-inbox .wakekit')?.panel?.drawn && !!document.querySelector('#panel-inbox').offsetParent })()""")
     def choose(self, name):
         self.until(f"!!document.querySelector('.wk-desk select option[value=\"{name}\"]')")
         self.put(".wk-desk select", name)

@@ -128,9 +128,9 @@ def test_clips_are_chosen_on_the_map_and_set_right_at_once(lab, page, tmp_path):
     x, y, w, h = p.run(f"(() => {{ const b = {p.cell(1)}.querySelector('.wk-map').getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()")
     for kind, px, py in (("mousePressed", x + 2, y + 2), ("mouseMoved", x + w/2, y + h/2), ("mouseMoved", x + w - 2, y + h - 2), ("mouseReleased", x + w - 2, y + h - 2)): p("Input.dispatchMouseEvent", type=kind, x=px, y=py, button="left", buttons=1, clickCount=1)
     until(lambda: sorted(p.python("explorer.picked")) == sorted(noise))
+    assert p.python("ds.relabel(explorer.picked[:3], notes='heard', by='me').state") == "done"
     p.press(1, "All negative")
     until(lambda: {c.label for i in noise for c in [ds[i]]} == {"negative"})
     p.press(1, "Undo")
     until(lambda: {c.label for i in noise for c in [ds[i]]} == {"noise"})
-    assert p.python("ds.relabel(explorer.picked[:3], notes='heard', by='me').state") == "done"
     p.picture(tmp_path/"map.png")

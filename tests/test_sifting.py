@@ -1,5 +1,5 @@
 "Long recordings through a real service with its own workers: found once whatever is killed, kept no longer than they are needed, and two models on what was kept."
-import io, os, signal, time
+import io, json, os, signal, time
 import numpy as np, psutil, pytest, soundfile as sf
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
@@ -95,6 +95,12 @@ def test_an_evening_and_a_worker_that_is_killed_twice(web):
     # what was found is decided on as anything else
     assert web.post(f"/datasets/kitchen/inbox/{first['id']}/accept", json=dict(label="positive")).json()["outcome"] == "positive"
 
+def test_a_second_model_judges(web):
+    job = until(web, send(web, evening(60, at=(9, 31), seed=5), judge="kitchen").json()["id"], "succeeded")
+    found = [s for s in web.get("/datasets/kitchen/inbox?limit=1000").json()["sounds"] if s["id"] in job["result"]["ids"]]
+    assert len(found) == 2 and all({p["by"] for p in s["predictions"]} == {"detector kitchen 2", "judge kitchen 2"} and s["decision"] is None for s in found)
+    assert any("judge kitchen 2: 2 judged, 2 of them" in line["message"] for line in map(json.loads, web.get(f"/jobs/{job['id']}/logs").text.splitlines()))
+
 def test_cancelled_and_tried_again(web):
     before = len(starts(web))
     id = send(web, evening(seed=1, at=RINGS[:4]), evening(seed=2, at=RINGS[:3]), evening(seed=3, seconds=240, at=RINGS[:5])).json()["id"]
@@ -141,7 +147,7 @@ def test_names_that_mean_harm(idle):
     assert len(list(place.iterdir())) == len(names) and all(len(p.name.encode()) < 130 and p.name[0] != "." for p in place.iterdir())
 
 @pytest.mark.parametrize("asked,status,code", [(dict(model=None), 422, "nobody_looks"), (dict(model="attic"), 422, "no_model"), (dict(number=9), 422, "no_model"), (dict(job_id="0123456789ab"), 422, "which_model"), (dict(model=None, job_id="0123456789ab"), 422, "no_model"),
-    (dict(voices=-1), 422, "invalid_request"), (dict(threshold=2), 422, "invalid_request"), (dict(recognizer="ears"), 422, "invalid_request"), (dict(voices=3, language="xx"), 422, None), (dict(model="..\\x"), 422, "no_model")])
+    (dict(judge="attic"), 422, "no_model"), (dict(voices=-1), 422, "invalid_request"), (dict(threshold=2), 422, "invalid_request"), (dict(recognizer="ears"), 422, "invalid_request"), (dict(voices=3, language="xx"), 422, None), (dict(model="..\\x"), 422, "no_model")])
 def test_who_does_not_look(idle, asked, status, code):
     r = idle.post("/datasets/kitchen/annotate", params={k: v for k, v in {**ASKED, **asked}.items() if v is not None}, files=dict(file=("a.wav", evening(1, at=()))))
     problem(r, status, code)

@@ -97,6 +97,9 @@ def put(self:Inbox,
         about = dict(id=id, sha256=sha, duration_s=len(pcm)/SAMPLE_RATE, created=_now(), kind=kind, heard=heard, origin=str(origin), start_s=start_s, score=_score(score), detector=dict(detector or {}), predictions=notes, decision=None)
         write_json(self.path/f"{id}.json", about)
         save_audio(self.path/f"{id}.wav", pcm)
+        if not (self.dataset.path/"dataset.json").is_file(): # moved away at this moment: nothing shall be left that nobody finds
+            for suffix in (".wav", ".json"): (self.path/f"{id}{suffix}").unlink(missing_ok=True)
+            raise DatasetError(f"the dataset {self.dataset.name} was deleted meanwhile: restore it first")
         return self._read(id), True
 
 def _score(score):

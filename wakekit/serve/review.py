@@ -99,7 +99,7 @@ def agreement(self:Client,
 def annotate(self:Client,
     name:str,     # Of a dataset
     recordings,   # Paths, waveforms (time,) at 16 kHz, bytes of files; or one of them
-    **asked,      # voices (24), examples (True), model, number, job_id, threshold (0.1), recognizer, language, everything
+    **asked,      # voices (24), examples (True), model, number, job_id, threshold (0.1), judge, recognizer, language, everything
 )->JobHandle:     # To follow it; its result says how many were found
     "Have a service look for the phrase in long recordings; queued once, however often the connection is lost"
     several = recordings if isinstance(recordings, (list, tuple)) else [recordings]

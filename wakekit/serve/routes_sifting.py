@@ -108,6 +108,7 @@ class Looking(BaseModel):
     number:int|None = Field(None, ge=1, le=10**9, description="Its version; the current one when it is left out")
     job_id:str|None = Field(None, max_length=40, description="What a training has made proposes, too")
     threshold:float = Field(.1, ge=0, le=1, allow_inf_nan=False, description="Score of the model from which on it proposes")
+    judge:str|None = Field(None, max_length=64, description="A model of the registry hears what was found; what it says is one more prediction")
     recognizer:Literal["", "pocketsphinx"] = Field("", description="Words that sound like the phrase are proposed, too")
     language:str = Field("en-us", max_length=20, description="Language or accent of the phrase")
     everything:bool = Field(False, description="Listen where nobody speaks, too")
@@ -125,7 +126,7 @@ def _plan(s, ds, how):
     if not (how.voices or said or model or how.recognizer): raise Problem(422, "nobody would look: there is no recording of the phrase in this dataset yet; ask for voices, a model or a recognizer", "nobody_looks")
     if how.recognizer and not importlib.util.find_spec(how.recognizer): raise Problem(501, f"this service has no {how.recognizer}. Install it with: pip install {how.recognizer}", "missing_extra")
     if how.voices or how.recognizer: check_language(how.language)
-    return dict(phrase=ds.phrase, voices=how.voices, examples=how.examples, model=model, threshold=how.threshold, recognizer=how.recognizer, language=how.language, everything=how.everything)
+    return dict(phrase=ds.phrase, voices=how.voices, examples=how.examples, model=model, threshold=how.threshold, judge=None if how.judge is None else bundle_named(s, Named(model=how.judge), ds.phrase), recognizer=how.recognizer, language=how.language, everything=how.everything)
 
 # %% ../../nbs/serve/40_routes_sifting.ipynb #d2b19a07
 def sift_routes(

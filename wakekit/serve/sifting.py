@@ -14,6 +14,7 @@ from ..data.annotate import AnnotateConfig, annotate
 from ..data.audio import load_audio, speech_bounds
 from ..data.dataset import Dataset
 from ..data.inbox import Inbox
+from ..data.judges import ProposerJudge, verify
 from ..data.matching import MEL, ExampleProposer, MatchConfig, synthetic_examples
 from ..data.recognizers import RECOGNIZERS, WordProposer
 from .again import compare_inbox
@@ -88,7 +89,7 @@ def proposers_of(
     return found
 
 # %% ../../nbs/serve/38_sifting.ipynb #a2d9db1d
-STAGES = {"preparing": .05, "listening": .95} # Of an annotation, and their shares of its time
+STAGES = {"preparing": .05, "listening": .85, "judging": .1} # Of an annotation, and their shares of its time
 
 def _here(job):
     "Is the dataset of a job still there?"
@@ -122,6 +123,12 @@ def _counts(found, inbox):
     told = found.to_dict()
     return {k: told[k] for k in ("run", "duration_s", "speech_s", "candidates", "bad")} | dict(new=len(mine), recordings=rows, ids=told["ids"][:1000])
 
+def _judged(named, inbox, found, folder, settings, teller):
+    "Let a second model hear what was found; its verdicts are predictions"
+    judge = ProposerJudge(DetectorProposer(bundle_at(named, folder, settings), .02, name="judge " + name_of(named)))
+    with watch_progress(lambda desc, n, total: teller.progress("judging", n/max(1, total or 1))): done = verify(inbox, judge, set(found.ids))
+    teller.say(log=["info", f"{judge.name}: {done.judged} judged, {done.positive} of them held for the phrase"])
+
 def run_annotation(
     job:dict,  # id, payload, and where the dataset is (`source`)
     folder,    # Of the job, with its `recordings`
@@ -146,6 +153,7 @@ def run_annotation(
         if not all(f.is_file() for f in files): raise DatasetError("recordings of this job are gone: send them again, in a new job")
         run = "-".join(["job", job["id"], *(p.hearing.name for p in proposers if isinstance(p, ExampleProposer))])
         with watch_progress(told): found = annotate(files, inbox, proposers, AnnotateConfig(speech_only=not todo["everything"]), run)
+        if todo.get("judge"): _judged(todo["judge"], inbox, found, folder, settings, teller)
         for name, why in found.bad[:50]: teller.say(log=["warning", f"{name}: {why}"])
         write_json(note, _counts(found, inbox))
     for rest in ("recordings", "examples"): shutil.rmtree(folder/rest, ignore_errors=True)

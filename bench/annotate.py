@@ -253,7 +253,7 @@ def figures(whole):
     "What the page of figures shows"
     out = {}
     for v in whole.get("vad", {}).get("vads", []):
-        k = v["name"].split()[0].replace("-", "_").lower()
+        k = v["name"].replace(v["name"].split()[-1], "").strip(" ,").replace(", ", "_").replace(" ", "_").replace("-", "_").lower() or v["name"]
         out |= {f"{k}_found": dict(value=round(100*v["frames_found"], 1), unit="%", what=f"frames of speech that {v['name']} finds, mean of noise and music at 5, 15 and 30 dB", command="python bench/annotate.py vad --audio DIR"), f"{k}_false": dict(value=round(100*v["frames_false"], 1), unit="%", what="frames without speech that it takes for speech", command="python bench/annotate.py vad --audio DIR")}
     for word, m in whole.get("mark", {}).items():
         for name, r in m["figures"].items():

@@ -91,25 +91,7 @@ def synthetic_examples(
     spoken = synthesize(draw_utterances(phrase, count, seed, synthesizers=voices, language=language, foreign=0), voices, progress=False)
     return [(np.pad(x, 4800) + rng.normal(0, 3e-4, len(x) + 9600)).astype(np.float32) for _, x in spoken] # in a quiet room: synthesizers stop with the last sound
 
-ENOUGH = 5 # Recordings of a dataset that are taken as examples; more of them propose more, right and wrong
-
 def _is_example(x, a, b): return .2*SAMPLE_RATE <= b - a <= 4*SAMPLE_RATE and np.abs(x).max() >= 1e-3
-
-def _can_be_one(path):
-    try: x = load_audio(path, duration_s=8.)
-    except (AudioError, OSError): return False
-    return _is_example(x, *speech_bounds(x))
-
-def recorded_examples(
-    ds:Dataset,      # Whose calls
-    most:int=ENOUGH, # At most so many
-)->list:             # `Clip`s
-    "Recorded calls that stand for the phrase: it alone, said once, by people before synthesizers and by as many as there are"
-    known, first, more = set(), [], []
-    for c in sorted(ds.clips("positive"), key=lambda c: bool(c.voice)):
-        (more if c.speaker in known else first).append(c)
-        known.add(c.speaker)
-    return [c for c in [*first, *more][:8*most] if _can_be_one(c.path)][:most]
 
 def _example(x, k, hearing):
     "Steps of the speech of an example, or what is wrong with it"
@@ -130,6 +112,25 @@ class _Template:
     def __call__(self, steps):
         cost, begins = best_fits(self.hearing.costs(self.steps, steps))
         return np.maximum((self.middle - cost)/self.reach, -9), begins
+
+# %% ../../nbs/data/17_matching.ipynb #3bf4c777
+ENOUGH = 5 # Recordings of a dataset that are taken as examples; more of them propose more, right and wrong
+
+def _can_be_one(path):
+    try: x = load_audio(path, duration_s=8.)
+    except (AudioError, OSError): return False
+    return _is_example(x, *speech_bounds(x))
+
+def recorded_examples(
+    ds:Dataset,      # Whose calls
+    most:int=ENOUGH, # At most so many
+)->list:             # `Clip`s
+    "Recorded calls that stand for the phrase: it alone, said once, by people before synthesizers and by as many as there are"
+    known, first, more = set(), [], []
+    for c in sorted(ds.clips("positive"), key=lambda c: bool(c.voice)):
+        (more if c.speaker in known else first).append(c)
+        known.add(c.speaker)
+    return [c for c in [*first, *more][:8*most] if _can_be_one(c.path)][:most]
 
 # %% ../../nbs/data/17_matching.ipynb #fbc3c89b
 @dataclass(frozen=True)

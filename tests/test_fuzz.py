@@ -70,7 +70,9 @@ class State:
             for c in gone:
                 for suffix in (".json", ".wav"): shutil.copy2(self.copy/"clips"/f"{c}{suffix}", self.home/"clips"/f"{c}{suffix}")
             self.service.catalog.open("kitchen").refresh()
-        if not all((self.home/"inbox"/f"{s}.wav").is_file() for s in self.sounds): shutil.copytree(self.copy/"inbox", self.home/"inbox", dirs_exist_ok=True)
+        if gone := [s for s in self.sounds if not (self.home/"inbox"/f"{s}.wav").is_file()]:
+            self.back |= {f"/datasets/kitchen/inbox/{s}" for s in gone}
+            shutil.copytree(self.copy/"inbox", self.home/"inbox", dirs_exist_ok=True)
         if not any(d["id"] == self.trash for d in self.service.catalog.removed()): self.trash = self.thrown_away()
     def can_be_turned(self, path):
         "There is something to do again, or to take back, when somebody asks for it"

@@ -60,10 +60,14 @@ def test_it_is_off_unless_somebody_asks(home):
     assert code == 0 and "kept" not in err and not inbox_of(home).found()
     code, out, err = run(home, "listen", home/"hall.wake", "-", input=pcm, WAKEKIT_INBOX="hall", WAKEKIT_INBOX_DAYS="3", WAKEKIT_INBOX_MB="5")
     assert code == 0 and "3 days and 5 MB" in err and len(inbox_of(home).found()) == 2
+    code, out, err = run(home, "listen", home/"hall.wake", "-", "--inbox", "hall", input=pcm, WAKEKIT_INBOX_DAYS="0", WAKEKIT_INBOX_MB="0")
+    assert code == 0 and "without a limit" in err and len(inbox_of(home).found()) == 2
+    code, out, err = run(home, "inbox", "sweep", "hall", "--json", WAKEKIT_INBOX_DAYS="0", WAKEKIT_INBOX_MB="0") # 0 is the same to everybody
+    assert code == 0 and json.loads(out) == dict(gone=[], left=2)
 
 def test_what_cannot_be_kept_is_said_before_anything_is_heard(home):
     Dataset.create(home/"data/datasets/other", "hey kit")
-    for words, env, said in ((("--inbox", "nowhere"), {}, "no dataset 'nowhere'"), (("--inbox", "other"), {}, "of that phrase"), (("--inbox", "hall"), dict(WAKEKIT_INBOX_DAYS="0"), "WAKEKIT_INBOX_DAYS")):
+    for words, env, said in ((("--inbox", "nowhere"), {}, "no dataset 'nowhere'"), (("--inbox", "other"), {}, "of that phrase"), (("--inbox", "hall"), dict(WAKEKIT_INBOX_DAYS="-1"), "WAKEKIT_INBOX_DAYS")):
         code, out, err = run(home, "listen", home/"hall.wake", "-", *words, input=evening().tobytes(), **env)
         assert code == 1 and said in err and not out, err
     (home/"x.wav").write_bytes(b"")

@@ -86,6 +86,31 @@ def test_taken_back_and_decided_anew(web):
     assert web.post(f"{AT}/{id}/reject").json()["outcome"] == "rejected"  # said twice, and without a word
     assert web.get("/datasets/kitchen/recordings").json()["total"] == 0
 
+def test_gone_for_good(web):
+    ids = [hand_in(web, k).json()["id"] for k in range(4)]
+    web.post(f"{AT}/{ids[0]}/accept", json=dict(label="noise"))
+    web.post(f"{AT}/{ids[1]}/reject")
+    clip = web.post(f"{AT}/{ids[3]}/accept", json=dict(label="noise")).json()["decision"]["clip_id"]
+    after, home = last(web), web.service.catalog.path("kitchen")
+    for id in ids[:3]:
+        r = web.delete(f"{AT}/{id}")
+        assert r.status_code == 204 and not r.content and not (home/"inbox"/f"{id}.wav").exists() and not (home/"inbox"/f"{id}.json").exists()
+        for again in (web.delete(f"{AT}/{id}"), web.get(f"{AT}/{id}")): problem(again, 404)
+    assert [(e["kind"], e["data"]["sound"]) for e in events(web, after)] == [("inbox.deleted", id) for id in ids[:3]]
+    assert {c["id"] for c in web.get("/datasets/kitchen/recordings").json()["clips"]} == {clip, ids[0]}
+    for where in ("/datasets/nowhere/inbox/" + ids[3], f"{AT}/0123456789abcdef", f"{AT}/agreement"): assert web.delete(where).status_code in (404, 405)
+    web.delete(f"/datasets/kitchen/recordings/{clip}")
+    assert web.get(f"{AT}/{ids[3]}").status_code == 200
+    assert web.delete("/datasets/kitchen/trash").json() == dict(purged=1)
+    problem(web.get(f"{AT}/{ids[3]}"), 404)
+    assert not list(home.rglob(f"{ids[3]}*"))
+
+def test_no_limit(web, monkeypatch):
+    web.service.settings = web.service.settings.replace(inbox_mb=0, inbox_days=0)
+    monkeypatch.setattr(routes_inbox, "_MUCH", 0)
+    for k in range(3): hand_in(web, k)
+    assert web.get(AT).json()["total"] == 3
+
 def test_who_may_be_believed(web):
     inbox = web.service.catalog.open("kitchen").inbox
     for k, score in enumerate((.9, .8, .7, .2)):

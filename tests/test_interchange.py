@@ -9,6 +9,7 @@ from wakekit.data import archives, imports
 from wakekit.data.archives import pack, safe_parts, unpacked
 from wakekit.data.audio import load_audio, save_audio
 from wakekit.data.interchange import Dataset, guess_format
+from wakekit.data.inbox import KINDS
 
 SR = 16_000
 HARD = ["a name with spaces.wav", "🎙️ hey 日本.wav", "x"*240 + ".wav", "..wav", "...wav", "a..b.wav", "-rf.wav", "'; DROP TABLE items; --.wav", "new\nline.wav", "tab\t.wav"]
@@ -479,7 +480,7 @@ def test_answers_about_sounds_that_others_decided_on_or_that_are_gone(ds, tmp_pa
         (tmp_path/"out/r.json").write_text(json.dumps(results(*((t["data"], [said(7, choice(l))]) for t, l in zip(tasks, labels)))), encoding="utf-8")
         return ds.import_label_studio(tmp_path/"out/r.json")
     ds.inbox.reject(found[0].id, by="ben")
-    ds.inbox.sweep(max_items=1)  # it goes, and the oldest that waits
+    ds.inbox.sweep(max_items=1, kinds=KINDS)  # it goes, and the oldest that waits
     gone = [f.id for f in found if f.id not in {s.id for s in ds.inbox.found(open=None)}]
     assert len(gone) == 2
     left = next(f for f in found if f.id not in gone)

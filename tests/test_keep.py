@@ -85,6 +85,14 @@ def test_the_end_of_a_stream_hands_out_what_there_is(bundle):
     assert len(m.pcm) < 3*SR and np.array_equal(m.pcm, pcm[round(m.start_s*SR):]) and m.origin == "hall"
     assert m.detector["name"] == "hall" and len(m.detector["digest"]) == 12 and m.heard.endswith("Z")
 
+@pytest.mark.parametrize("chunk", [1600, 48_000])
+def test_a_close_miss_at_the_end_of_a_stream_is_kept(bundle, chunk):
+    pcm, out = room(3, (2.3, 663)), []
+    for _ in Listening(Detector(bundle), keeper := Keeper(out.append)).listen(np.split(pcm, len(pcm)//chunk)): pass
+    keeper.close() # said twice, there is nothing more
+    (m,) = out
+    assert m.kind == "near" and m.detector["phrase"] == "ding dong" and np.array_equal(m.pcm, pcm[round(m.start_s*SR):]) and len(pcm) - round(m.at_s*SR) < SR
+
 def test_floats_are_kept_as_they_would_be_written(bundle):
     pcm, out = room(5, (2, 660)), []
     for _ in Listening(Detector(bundle), Keeper(out.append)).listen(np.split(pcm.astype(np.float32)/32768, 50)): pass
@@ -98,11 +106,11 @@ def test_a_hot_detector_says_the_same_whether_or_not_it_is_kept(bundle):
     assert (kept.phrase, kept.threshold) == (bare.phrase, bare.threshold)
 
 class Shelf:
-    "An inbox in memory whose disk can fail, wait, or be full of what was decided"
+    "An inbox in memory whose disk can fail or wait"
     def __init__(self, path):
         (path/"inbox").mkdir(parents=True)
         (path/"dataset.json").write_text("{}")
-        self.dataset, self.put_, self.swept, self.trouble, self.hold, self.sweeps = SimpleNamespace(path=path, phrase="ding dong"), [], [], None, threading.Event(), True
+        self.dataset, self.put_, self.swept, self.trouble, self.hold = SimpleNamespace(path=path, phrase="ding dong"), [], [], None, threading.Event()
         self.hold.set()
     def put(self, pcm, kind, **about):
         self.hold.wait(10)
@@ -111,10 +119,11 @@ class Shelf:
         self.put_.append(pcm)
         (self.dataset.path/"inbox"/f"{len(self.put_)}.wav").write_bytes(pcm.tobytes())
         return kind, new
+    def size(self): return sum(p.stat().st_size for p in (self.dataset.path/"inbox").iterdir())
     def sweep(self, max_days, max_mb):
         self.swept.append((max_days, round(max_mb, 6)))
-        files = sorted((self.dataset.path/"inbox").iterdir(), key=lambda p: int(p.stem)) if self.sweeps else []
-        while sum(p.stat().st_size for p in files) > max_mb*1e6: files.pop(0).unlink()
+        files = sorted((self.dataset.path/"inbox").iterdir(), key=lambda p: int(p.stem))
+        while max_mb and sum(p.stat().st_size for p in files) > max_mb*1e6: files.pop(0).unlink()
 
 def moment(k): return SimpleNamespace(kind="trigger", pcm=np.full(3*SR, k, np.int16), start_s=1., at_s=3., score=.9, heard="", detector={}, origin="hall")
 def until(true, s=10):
@@ -133,14 +142,49 @@ def test_the_limit_on_disk_is_never_passed(tmp_path):
     assert 300_000 < most <= 500_000 and shelf.swept[0] == (7, .5) and not writer._thread.is_alive()
     assert "7 days" in writer.words() and "does not leave" in writer.words()
 
-def test_what_is_decided_fills_it_and_nothing_more_is_kept(tmp_path, caplog):
+def test_what_does_not_fit_leaves_the_rest_alone(tmp_path, caplog):
     shelf = Shelf(tmp_path/"hall")
-    shelf.sweeps = False
-    (tmp_path/"hall/inbox/0.wav").write_bytes(bytes(480_000))
-    writer = Writer(shelf, 7, .5)
+    (tmp_path/"hall/inbox/0.wav").write_bytes(bytes(40_000))
+    writer = Writer(shelf, 7, .05)
     for k in range(3): writer(moment(k))
     writer.close()
-    assert writer.stats() == dict(kept=0, known=0, dropped=0, failed=0, full=3) and caplog.text.count("full") == 1
+    assert writer.stats() == dict(kept=0, known=0, dropped=0, failed=0, full=3) and caplog.text.count("does not fit") == 1 and (tmp_path/"hall/inbox/0.wav").exists()
+
+def test_a_moment_that_just_fits_is_kept_alone(tmp_path):
+    shelf = Shelf(tmp_path/"hall")
+    writer = Writer(shelf, 7, (2*3*SR + 4096)/1e6)
+    for k in range(3): writer(moment(k))
+    writer.close()
+    assert writer.stats()["kept"] == 3 and len(list((tmp_path/"hall/inbox").iterdir())) == 1
+
+@pytest.mark.parametrize("decided,asked", [(12, 0), (0, 12), (8, 8), (0, 0)])
+def test_what_people_accepted_or_asked_for_neither_fills_it_nor_goes(tmp_path, decided, asked):
+    from wakekit.data.inbox import Dataset
+    ds, rng = Dataset.create(tmp_path/"hall", "ding dong"), np.random.default_rng(0)
+    put = lambda kind: ds.inbox.put(rng.integers(-999, 999, 3*SR).astype(np.int16), kind)[0].id
+    stays = {put("trigger") for _ in range(decided)}
+    for i in stays: ds.inbox.accept(i, "negative")
+    stays |= {put(kind) for _ in range(asked//2) for kind in ("proposal", "missed")}
+    waits = [put("near") for _ in range(3)]
+    writer = Writer(ds.inbox, 7, .5)
+    for k in range(9):
+        writer(moment(k + 1))
+        until(lambda: writer.kept == k + 1)
+        assert ds.inbox.size() <= 500_000
+    writer.close()
+    there = {f.id for f in ds.inbox.found(open=None)}
+    assert stays <= there and not there & set(waits) and 3 <= len(there - stays) <= 5
+    assert writer.stats() == dict(kept=9, known=0, dropped=0, failed=0, full=0)
+
+def test_no_limit(tmp_path):
+    shelf = Shelf(tmp_path/"hall")
+    writer = Writer(shelf, 0, 0)
+    for k in range(9): writer(moment(k))
+    writer.close()
+    assert writer.kept == 9 and len(list((tmp_path/"hall/inbox").iterdir())) == 9 and "without a limit" in writer.words() and shelf.swept == [(0, 0)]
+    one = Writer(shelf, 3, 0)
+    one.close()
+    assert "3 days at most" in one.words() and "MB" not in one.words()
 
 def test_a_disk_that_fails_is_told_once_and_comes_back(tmp_path, caplog):
     caplog.set_level(logging.INFO)
@@ -183,7 +227,7 @@ def test_what_is_too_old_goes_also_when_nothing_comes(tmp_path, monkeypatch):
     writer.close()
 
 def test_limits_make_sense(tmp_path):
-    for bad in (dict(max_days=0), dict(max_mb=0), dict(max_mb=-1)):
+    for bad in (dict(max_days=-1), dict(max_days=float("nan")), dict(max_mb=-1)):
         with pytest.raises(ConfigError, match="WAKEKIT_INBOX"): Writer(Shelf(tmp_path/json.dumps(bad).strip("{}").replace('"', "").replace(": ", "_")), **bad)
 
 def served(bundle, name="hall"):

@@ -14,7 +14,8 @@ from .terminal import UsageError, arg, number, plain, show
 # %% ../nbs/51_cli_inbox.ipynb #7e264cfc
 commands.groups["inbox"] = "decide on what woke a detector"
 _name = arg("name", metavar="NAME", help="the dataset: its name or path")
-_kind = arg("--kind", choices=("trigger", "near", "proposal", "missed"), help="only these: what woke a detector, what nearly did, what annotation proposes, what a training missed")
+_kinds = ("trigger", "near", "proposal", "missed")
+_kind = arg("--kind", choices=_kinds, help="only these: what woke a detector, what nearly did, what annotation proposes, what a training missed")
 _by = arg("--by", default="", metavar="WHO", help="who decides")
 _ids = arg("ids", nargs="+", metavar="ID", help="sounds, as inbox list shows them")
 
@@ -83,15 +84,23 @@ def _undo(a):
     inbox, _ = _each(a, lambda inbox, i: inbox.undo(i))
     show(a, [_about(inbox[i]) for i in a.ids], "\n".join(f"{i} waits for a decision again" for i in a.ids))
 
-@command("inbox sweep", "Let go of the oldest sounds that nobody decided on, beyond the limits", "wakekit inbox sweep kitchen\nwakekit inbox sweep kitchen --days 3 --items 100",
-         _name, arg("--days", type=number, metavar="N", help="older than this (WAKEKIT_INBOX_DAYS, 14)"), arg("--mb", type=number, metavar="N", help="more than so many megabytes (WAKEKIT_INBOX_MB, 200)"), arg("--items", type=int, metavar="N", help="more than so many"))
+@command("inbox sweep", "Delete the oldest triggers and close misses that nobody accepted, beyond the limits, for good; and sounds whose clips are gone for good", "wakekit inbox sweep kitchen\nwakekit inbox sweep kitchen --days 3 --items 100\nwakekit inbox sweep kitchen --days 60 --kind proposal",
+         _name, arg("--days", type=number, metavar="N", help="older than this (WAKEKIT_INBOX_DAYS, 14); 0: no limit"), arg("--mb", type=number, metavar="N", help="more than so many megabytes (WAKEKIT_INBOX_MB, 200); 0: no limit"), arg("--items", type=int, metavar="N", help="more than so many; 0: no limit"),
+         arg("--kind", action="append", choices=_kinds, help="only these, also several times; without it trigger and near, as proposals and missed calls are what somebody has asked for"), arg("--all", action="store_true", help="of every kind"))
 def _sweep(a):
+    from wakekit.data.inbox import KINDS, UNASKED
     s, inbox = settings_of(a), _inbox(a)
-    if a.items is not None and a.items < 0: raise UsageError("--items is a number of at least 0")
-    before = {f.id for f in inbox.found(open=True)}
-    inbox.sweep(max_days=s.inbox_days if a.days is None else a.days, max_items=a.items, max_mb=s.inbox_mb if a.mb is None else a.mb)
-    left = {f.id for f in inbox.found(open=True)}
-    show(a, dict(gone=sorted(before - left), left=len(left)), f"{len(before - left)} gone, {len(left)} wait for a decision")
+    for name in ("days", "mb", "items"):
+        if not (getattr(a, name) or 0) >= 0: raise UsageError(f"--{name} is a number of at least 0")
+    if a.all and a.kind: raise UsageError("--kind and --all contradict each other")
+    gone = inbox.sweep(s.inbox_days if a.days is None else a.days, a.items, s.inbox_mb if a.mb is None else a.mb, KINDS if a.all else a.kind or UNASKED)
+    left = len(inbox)
+    show(a, dict(gone=sorted(gone), left=left), f"{len(gone)} gone, {left} wait for a decision")
+
+@command("inbox delete", "Delete sounds for good, whatever was decided; clips that they became stay", "wakekit inbox delete kitchen 3f2a9c0d11e87b64", _name, _ids)
+def _delete(a):
+    _each(a, lambda inbox, i: inbox.delete(i))
+    show(a, dict(gone=list(dict.fromkeys(a.ids))), f"{len(set(a.ids))} gone for good")
 
 # %% ../nbs/51_cli_inbox.ipynb #28b799fd
 @command("inbox compare", "Let two models hear everything that was kept, and say what changed", "wakekit inbox compare kitchen old.wake new.wake\nwakekit inbox compare kitchen models/kitchen/3 models/kitchen/4 --kind trigger --plot scores.png",

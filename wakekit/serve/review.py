@@ -87,6 +87,14 @@ def undo_sound(self:Client,
     return self.post(f"/datasets/{_segment(name)}/inbox/{_segment(id)}/undo")
 
 @patch
+def delete_sound(self:Client,
+    name:str, # Of a dataset
+    id:str,   # Of a sound
+):
+    "Delete a sound of the inbox for good; the clip that it became stays"
+    self.ask("DELETE", f"/datasets/{_segment(name)}/inbox/{_segment(id)}")
+
+@patch
 def agreement(self:Client,
     name:str,           # Of a dataset
     precision:float=.9, # How often the suggested scores shall be right

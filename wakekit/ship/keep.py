@@ -68,7 +68,7 @@ SLACK_S = 1. # More than is handed out, s: events may be told late
 
 class _Ear:
     "What is known of one detector: the close miss that may still become something else"
-    __slots__ = "best", "free", "open" # (score, sample), sample from which on there is another; sample until which it is deaf after an event
+    __slots__ = "best", "free", "open" # (score, sample, detector), sample from which on there is another; sample until which it is deaf after an event
     def __init__(self): self.best, self.free, self.open = None, 0, 0
 
 class Keeper:
@@ -109,6 +109,7 @@ class Keeper:
 
     def close(self):
         "Nothing more comes: hand out what there is"
+        for ear in self.ears.values(): self._settle(ear, np.inf)
         self._hand_out(None)
 
 # %% ../../nbs/ship/36_keep.ipynb #c8bfbaa1
@@ -123,17 +124,17 @@ def _notable(self, ear, detector, smoothed, events, named, began):
     found = [(began + round(e.time_s*SAMPLE_RATE), True, e.score) for e in events] + [(began + (first + int(k) + 1)*step, False, float(smoothed[k])) for k in high]
     about = dict(name=named[0], version=named[1], digest=named[2], phrase=detector.phrase, threshold=detector.threshold)
     for at, fired, score in sorted(found, key=lambda f: (f[0], not f[1])):
-        self._settle(ear, at, about)
+        self._settle(ear, at)
         if fired:
             ear.best, ear.open = None, at + detector.refractory_frames*step
             self.pending.append(("trigger", at, score, about))
-        elif at >= max(ear.open, ear.free) and score < detector.threshold and (ear.best is None or score > ear.best[0]): ear.best = score, at
-    self._settle(ear, began + detector.n_steps*step + 1, about)
+        elif at >= max(ear.open, ear.free) and score < detector.threshold and (ear.best is None or score > ear.best[0]): ear.best = score, at, about
+    self._settle(ear, began + detector.n_steps*step + 1)
 
-def _settle(self, ear, now, about):
-    "A close miss is one when the time after it has gone by"
+def _settle(self, ear, now):
+    "A close miss is one when the time after it has gone by, or the stream has ended"
     if ear.best and now > ear.best[1] + self.after:
-        score, at = ear.best
+        score, at, about = ear.best
         ear.best, ear.free = None, at + self.every
         self.pending.append(("near", at, score, about))
 
@@ -203,11 +204,11 @@ class Writer:
     "Puts moments into an inbox, in a thread of its own"
     def __init__(self,
         inbox,             # `wakekit.data.inbox.Inbox` of a dataset
-        max_days:float=14, # Undecided sounds go after this time
-        max_mb:float=200,  # Of the inbox on disk, MB
+        max_days:float=14, # Triggers and close misses that nobody accepted go after this time; 0: they stay
+        max_mb:float=200,  # Of the disk, for those, MB; 0: as much as there is
         clock=time.monotonic, # Seconds, for tests
     ):
-        if not max_days > 0 or not max_mb > 0: raise ConfigError(f"an inbox keeps sounds for some days and in some megabytes, not {max_days:g} and {max_mb:g}: WAKEKIT_INBOX_DAYS and WAKEKIT_INBOX_MB are above 0; an empty WAKEKIT_INBOX keeps nothing")
+        if not (max_days >= 0 and max_mb >= 0): raise ConfigError(f"an inbox keeps sounds for some days and in some megabytes, not {max_days:g} and {max_mb:g}: WAKEKIT_INBOX_DAYS and WAKEKIT_INBOX_MB are above 0, or 0 for no limit; an empty WAKEKIT_INBOX keeps nothing")
         self.inbox, self.folder, self.max_days, self.max_mb, self.clock = inbox, Path(inbox.dataset.path)/"inbox", max_days, max_mb, clock
         self.waiting, self.kept, self.known, self.dropped, self.failed, self.full, self.trouble = queue.Queue(WAITING), 0, 0, 0, 0, 0, ""
         self.used, self._due = 0, -np.inf
@@ -222,7 +223,8 @@ class Writer:
 
     def words(self)->str:
         "What people are told before anything is kept"
-        return f"sound around triggers and close misses of “{self.inbox.dataset.phrase}” is kept in {self.folder}, {self.max_days:g} days and {self.max_mb:g} MB at most; it does not leave this machine"
+        limits = " and ".join(f"{n:g} {unit}" for n, unit in ((self.max_days, "days"), (self.max_mb, "MB")) if n)
+        return f"sound around triggers and close misses of “{self.inbox.dataset.phrase}” is kept in {self.folder}, {f'{limits} at most of what nobody has accepted' if limits else 'without a limit'}; it does not leave this machine"
 
     def stats(self)->dict: # kept, known (the same sound was there), dropped (too many at once), failed (not written), full (no room within the limit)
         "What became of the moments"
@@ -263,16 +265,16 @@ def _sweep(self, mb=None):
     "Keep the limits; how much there is"
     if not self.inbox.dataset.path.is_dir(): raise FileNotFoundError(f"{self.inbox.dataset.path} is gone")
     self.inbox.sweep(max_days=self.max_days, max_mb=self.max_mb if mb is None else mb)
-    self.used, self._due = sum(p.stat().st_size for p in self.folder.iterdir()) if self.folder.is_dir() else 0, self.clock() + LOOK_S
+    self.used, self._due = self.inbox.size(), self.clock() + LOOK_S
 
 def _put(self, m):
     "One moment, if there is room for it"
     if not (Path(self.inbox.dataset.path)/"dataset.json").is_file(): raise FileNotFoundError(f"the dataset {self.inbox.dataset.path} is gone")
-    size, limit = 2*len(m.pcm) + 4096, self.max_mb*1e6
-    if self.used + size > limit: self._sweep(max(0., min(.9*limit, limit - size)/1e6))
+    size, limit = 2*len(m.pcm) + 4096, 1e6*self.max_mb or np.inf
+    if size <= limit < self.used + size: self._sweep(max(1, min(.9*limit, limit - size))/1e6) # 0 would be no limit
     if self.used + size > limit:
         self.full += 1
-        if self.full == 1: log.warning("%s is full with what was decided on: nothing more is kept there", self.folder)
+        if self.full == 1: log.warning("a moment does not fit into the %g MB that WAKEKIT_INBOX_MB allows in %s: it is not kept", self.max_mb, self.folder)
         return
     _, new = self.inbox.put(m.pcm, m.kind, sample_rate=SAMPLE_RATE, origin=m.origin, start_s=m.start_s, heard=m.heard, score=m.score, detector=m.detector, predictions=[])
     self.used, self.kept, self.known = self.used + size*new, self.kept + new, self.known + (not new)

@@ -211,6 +211,7 @@ def _part(found, start_s, end_s):
     if end - start < .1: raise DatasetError(f"{end - start:.2f} s is too short for a clip: keep at least 0.1 s")
     return {} if start_s is None and end_s is None else dict(start_s=start, duration_s=min(end, found.duration_s) - start)
 
+# %% ../../nbs/data/13_inbox.ipynb #7d9cc0e3
 @patch
 def accept(self:Inbox,
     id:str,                   # Which sound
@@ -249,6 +250,7 @@ def _clip_of(self:Inbox, found, label, part, said):
     if isinstance(came, DatasetError): raise came
     return came[0], found
 
+# %% ../../nbs/data/13_inbox.ipynb #29323add
 @patch
 def holds(self:Dataset,
     id:str, # Of a clip

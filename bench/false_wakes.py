@@ -75,7 +75,7 @@ def main():
     from wakekit.core import write_json
     from wakekit.data.audio import find_audio
     from wakekit.data.dataset import Dataset
-    from wakekit.data.recordings import FROM_INBOX
+    from wakekit.data.inbox import FROM_INBOX
     from wakekit.data.spoken import DataConfig, voice_sides
     from wakekit.data.synth import split_voices
     from wakekit.env import Settings

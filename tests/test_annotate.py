@@ -1,11 +1,13 @@
 """Annotation: what was found survives kill -9, bad files, and judges in a bad mood."""
 import base64, contextlib, json, os, signal, subprocess, sys, threading, time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import numpy as np
 import pytest
 
 from wakekit.core import SAMPLE_RATE, LockError, WakekitError
+from wakekit.data.agreement import agreement
 from wakekit.data.annotate import AnnotateConfig, Candidate, Proposal, RunLog, annotate, merge_proposals
 from wakekit.data.audio import save_audio
 from wakekit.data.dataset import Dataset
@@ -109,7 +111,29 @@ def test_bad_files_among_good_ones(tmp_path):
     assert any("used in part" in why for n, why in found.bad if n == "cut.wav")
     assert {n for n, _ in places(ds)} >= {"good 0 😀.wav", "good 1 😀.wav"}
     assert len([p for p in places(ds) if p[0] == "good 0 😀.wav"]) == 3
-    json.dumps(found.to_dict())
+    assert str(tmp_path) not in json.dumps(found.to_dict()["bad"]), "where a server keeps its files"
+
+
+def test_two_recordings_of_one_name_are_two(tmp_path):
+    ds = Dataset.create(tmp_path/"ds", "bursts")
+    new = [annotate(bursts(tmp_path/f"evening {k}", "kitchen.wav", 2, seed=k), Inbox(ds), [Bursts()], EVERYTHING, run=f"evening {k}").recordings[0]["new"] for k in range(2)]
+    assert new == [2, 2] and [len(f.predictions) for f in Inbox(ds).found(kind="proposal")] == [1]*4
+
+
+def test_whoever_is_asked_later_was_asked_about_what_was_there(tmp_path):
+    class Half(Bursts):
+        name = "half"
+        def propose(self, x): return [replace(p, by="half") for p in super().propose(x)][:1]
+    rec, together, apart = bursts(tmp_path/"rec", "a.wav", 4), Dataset.create(tmp_path/"one", "bursts"), Dataset.create(tmp_path/"two", "bursts")
+    whole = AnnotateConfig(speech_only=False, stretch_s=60.)
+    annotate(rec, Inbox(together), [Bursts(), Half()], whole)
+    for p in (Bursts(), Half()): annotate(rec, Inbox(apart), [p], whole)
+    worth = []
+    for ds in (together, apart):
+        inbox = Inbox(ds)
+        for f in inbox.found(): inbox.accept(f.id, "positive")
+        worth.append({k: (m["asked"], m["recall"]) for k, m in agreement(inbox.found(open=False)).machines.items()})
+    assert worth[0] == worth[1] == {"bursts": (4, 1.), "half": (4, .25)}
 
 
 def test_predictions_are_no_labels_and_add_up(tmp_path):
@@ -184,6 +208,11 @@ def test_torn_log_and_two_at_once(tmp_path):
         (tmp_path/"log.jsonl").write_bytes(whole[:cut])
         assert RunLog(tmp_path/"log.jsonl", {"a": 1}).known["r"]["done_s"] >= 1.
         assert (tmp_path/"log.jsonl").read_bytes().endswith(b"\n")
+    for cut in (0, 5): # killed before its first line was whole
+        (tmp_path/"new.jsonl").write_bytes(whole[:cut])
+        RunLog(tmp_path/"new.jsonl", {"a": 1})
+        with pytest.raises(WakekitError, match="another name"): RunLog(tmp_path/"new.jsonl", {"a": 2})
+        (tmp_path/"new.jsonl").unlink()
     bursts(tmp_path/"rec", "a.wav", 1)
     ds = Dataset.create(tmp_path/"ds", "bursts")
 

@@ -8,7 +8,7 @@ from wakekit.core import DatasetError
 from wakekit.data.audio import to_int16
 from wakekit.data.inbox import Inbox
 from wakekit.data.interchange import Dataset
-from wakekit.data.recordings import FROM_INBOX
+from wakekit.data.inbox import FROM_INBOX
 from wakekit.ship.keep import Keeper, Listening, Writer
 from wakekit.ship.stream import Detector
 from wakekit.ship.toy import chime, toy_bundle
@@ -153,7 +153,7 @@ def test_a_decision_is_what_training_calls_a_false_wake(home, monkeypatch):
     ids = [inbox.put(np.random.default_rng(k).integers(-999, 999, 48_000).astype(np.int16), "trigger", sample_rate=SR, origin="hall", start_s=1., heard="", score=.9, detector={}, predictions=[])[0].id for k in range(5)]
     clips = [inbox.accept(i, label, by="ann") for i, label in zip(ids, ("negative", "noise", "positive"))]
     inbox.reject(ids[3])
-    assert all(c.source == FROM_INBOX + "hall" for c in clips), "the constant of both pages"
+    assert all(c.source == FROM_INBOX + "hall" for c in clips)
     own = ds.add(np.random.default_rng(9).normal(0, .1, SR).astype(np.float32), "negative", source="radio")
     import wakekit.ship.quickstart as q
     class Enough(Exception): pass
@@ -164,6 +164,7 @@ def test_a_decision_is_what_training_calls_a_false_wake(home, monkeypatch):
     monkeypatch.setattr(q, "prepare", prepare)
     with pytest.raises(Enough): q.train_dataset(Dataset.open(ds.path), home/"out.wake")
     ids_of = lambda what: {Path(i.src).stem for i in seen[what]}
+    assert {i.group for i in seen["woken"]} == {clips[0].id, clips[1].id}, "held out with nobody's calls"
     assert ids_of("woken") == {clips[0].id, clips[1].id} and ids_of("background") == {own.id} and ids_of("positives") == {clips[2].id} and not ids_of("noise") | ids_of("near")
 
 def test_two_models_and_sounds_that_are_gone(home):

@@ -130,15 +130,16 @@ class RunLog:
         path,          # `annotations/<run>.jsonl` in the folder of a dataset
         settings:dict, # What the run was set to
     ):
-        self.path, self.settings, self.known = Path(path), jsonable(settings), {}
+        self.path, self.settings, self.known, self.named = Path(path), jsonable(settings), {}, False
         lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
         for line in lines[:-1]: self._take(json.loads(line))
         if lines and lines[-1]: # what was being written when the power went
             with open(self.path, "rb+") as f: f.truncate(self.path.stat().st_size - len(lines[-1]))
-        if not lines: self.add(settings=self.settings)
+        if not self.named: self.add(settings=self.settings)
 
     def _take(self, d):
         if "settings" in d and d["settings"] != self.settings: raise ConfigError(f"{self.path} is the log of a run with other settings: give this one another name")
+        self.named |= "settings" in d
         if "recording" in d: self.known[d["recording"]] = {**self.known.get(d["recording"], {}), **d}
 
     def add(self,
@@ -154,22 +155,27 @@ class RunLog:
 
 # %% ../../nbs/data/14_annotate.ipynb #fcaba921
 def _places(inbox):
-    "Recording → (start, end, id) of what was found in it"
+    "Content of a recording → id of what was found in it → (start, end)"
     found = {}
-    for item in inbox.found(open=False) + inbox.found(open=True):
-        if item.start_s is not None: found.setdefault(item.origin, {})[item.id] = (item.start_s, item.start_s + item.duration_s)
+    for item in inbox.found(open=None):
+        if (key := (item.detector or {}).get("recording")) and item.start_s is not None: found.setdefault(key, {})[item.id] = (item.start_s, item.start_s + item.duration_s)
     return found
 
-def _keep(inbox, path, origin, c, places, run, asked, config):
+def _asked(inbox, id, names):
+    "Write down who was asked about a sound that was there before"
+    with inbox._lock():
+        if (item := inbox._read(id)) and (more := [n for n in names if n not in item.detector.get("asked", ())]): inbox._say(item, detector={**item.detector, "asked": [*item.detector.get("asked", ()), *more]})
+
+def _keep(inbox, path, key, origin, c, places, run, asked, config):
     "Put a candidate into the inbox: (id, is it new?)"
     start_s = max(0., round(c.start_s - config.margin_s, 3))
     end_s = round(c.end_s + config.margin_s, 3)
     said = [dict(by=p.by, label="positive", score=round(float(p.score), 4), note=p.note, start_s=round(p.start_s, 3), end_s=round(p.end_s, 3)) for p in c.proposals]
-    here = places.setdefault(origin, {})
+    here = places.setdefault(key, {})
     old = next((id for id, (a, b) in here.items() if min(b, end_s) - max(a, start_s) > .6*min(b - a, end_s - start_s)), None)
     if old is None:
         x = load_audio(path, start_s=start_s, duration_s=end_s - start_s)
-        item, new = inbox.put(x, "proposal", origin=origin, start_s=start_s, score=round(float(c.score), 4), detector=dict(name="annotate", run=run, asked=asked), predictions=said)
+        item, new = inbox.put(x, "proposal", origin=origin, start_s=start_s, score=round(float(c.score), 4), detector=dict(name="annotate", run=run, recording=key, asked=asked), predictions=said)
         here[item.id] = start_s, start_s + len(x)/SAMPLE_RATE
         if new: return item.id, True
         old = item.id
@@ -200,13 +206,15 @@ class Annotated:
 
 def _each_stretch(path, key, row, log, inbox, places, proposers, run, config, bar):
     "Go through one recording from where the log says"
-    origin, start_s = row["recording"], row["done_s"]
+    origin, start_s, names = row["recording"], row["done_s"], [p.name for p in proposers]
     for s in stretches(path, config, start_s):
         for c in look(path, s, proposers, config):
-            id, new = _keep(inbox, path, origin, c, places, run, [p.name for p in proposers], config)
+            id, new = _keep(inbox, path, key, origin, c, places, run, names, config)
             if id not in row["ids"]:
                 row["ids"].append(id)
                 row["new"] += new
+        for id, (a, b) in places.get(key, {}).items():
+            if s.start_s <= (a + b)/2 < s.end_s: _asked(inbox, id, names)
         bar.update(max(0, round(s.end_s - row["done_s"])))
         row |= dict(done_s=s.end_s, speech_s=row["speech_s"] + s.speech_s)
         log.add(**{**row, "recording": key, "name": origin})
@@ -240,10 +248,11 @@ def annotate(
 
 def _one(path, name, out, log, inbox, places, proposers, config, bar):
     "Go through one recording, or say why not"
+    told = lambda e: str(e).replace(str(path), name) # whoever reads a service's answers need not know its folders
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AudioWarning)
         try: key, duration_s = sha256_file(path)[:16], probe_audio(path).duration_s
-        except (AudioError, OSError) as e: return out.bad.append((name, str(e)))
+        except (AudioError, OSError) as e: return out.bad.append((name, told(e)))
         known = log.known.get(key, {})
         row = dict(recording=name, duration_s=duration_s, done_s=0., speech_s=0., new=0, ids=[], finished=False) | {k: known[k] for k in ("done_s", "speech_s", "ids", "new") if k in known}
         skipped, before = bool(known.get("finished")), row["new"]
@@ -253,7 +262,7 @@ def _one(path, name, out, log, inbox, places, proposers, config, bar):
             if not skipped:
                 _each_stretch(path, key, row, log, inbox, places, proposers, out.run, config, bar)
                 log.add(recording=key, name=name, finished=True)
-        except AudioError as e: out.bad.append((name, str(e)))
-        out.bad += list(dict.fromkeys((name, f"used in part: {w.message}") for w in caught if issubclass(w.category, AudioWarning)))
+        except AudioError as e: out.bad.append((name, told(e)))
+        out.bad += list(dict.fromkeys((name, f"used in part: {told(w.message)}") for w in caught if issubclass(w.category, AudioWarning)))
     out.ids += row["ids"]
     out.recordings.append(dict(recording=name, duration_s=row["duration_s"], speech_s=row["speech_s"], candidates=len(row["ids"]), new=row["new"] - before, skipped=skipped))

@@ -8,7 +8,7 @@ __all__ = ['slug', 'demo_recording', 'as_files', 'unstated', 'clip_of', 'false_w
 
 # %% ../../nbs/ship/36_quickstart.ipynb #de32b512
 import os, re, sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -16,8 +16,9 @@ from ..core import SAMPLE_RATE, AudioError, windows_problem, write_json
 from ..data.audio import find_audio, load_audio, save_audio, speech_bounds
 from ..data.batches import for_test, kept_aside, prepare
 from ..data.spoken import DataConfig, synthetic_items
+from ..data.inbox import from_inbox
 from ..data.interchange import Dataset
-from ..data.recordings import FROM_INBOX, Item, folder_items, refusal
+from ..data.recordings import Item, folder_items, refusal
 from ..data.synth import check_phrase
 from ..env import Settings
 from ..host import one_core
@@ -146,13 +147,14 @@ def train_dataset(
     config = config or preset(settings.preset, [f"{k}={v}" for k, v in settings.train_overrides().items()])
     data = (data or DataConfig()).replace(phrase=dataset.phrase, language=language, seed=settings.seed)
     item = lambda c: Item(c.path, c.voice or c.group, c.original_name or c.id, bool(c.voice))
-    woken = [c for label in ("negative", "noise") for c in dataset.clips(label) if c.source.startswith(FROM_INBOX)]
-    clips = lambda label, synthetic=(True, False): [item(c) for c in dataset.clips(label) if bool(c.voice) in synthetic and c not in woken]
+    woken = [c for label in ("negative", "noise") for c in dataset.clips(label) if from_inbox(c)]
+    hard, alone = {c.id for c in woken}, lambda c: replace(item(c), group=c.speaker or c.voice or c.id) # calls that came through the same device may be held out
+    clips = lambda label, synthetic=(True, False): [item(c) for c in dataset.clips(label) if bool(c.voice) in synthetic and c.id not in hard]
     more = lambda places: folder_items(places) if places else []
     work = Path(work or dataset.path/".wakekit")
     trackers_for(settings, work)  # a setting that cannot work shall fail now and not after an hour of preparing
     sets = prepare(work/"data", data, clips("positive"), [*clips("negative", (False,)), *more(background)], [*clips("noise"), *more(noise)],
-                   find_audio(rooms) if rooms else (), clips("negative", (True,)), [item(c) for c in woken])
+                   find_audio(rooms) if rooms else (), clips("negative", (True,)), [alone(c) for c in woken])
     config = config.replace(seed=settings.seed)
     licences = sorted({f"{c.source or 'recordings'}: {c.licence}" for c in dataset.clips() if c.licence})
     with tracking(settings, folder := run_folder(work, config, sets), phrase=dataset.phrase, language=language, dataset=dataset.fingerprint()) as told:

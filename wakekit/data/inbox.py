@@ -340,6 +340,7 @@ def sweep(self:Inbox,
         self._drop(gone)
     return [f.id for f in gone]
 
+# %% ../../nbs/data/13_inbox.ipynb #f82d5ad0
 @patch
 def _forsaken(self:Inbox):
     "Accepted sounds whose clips were deleted for good; the caller holds the lock"

@@ -1,5 +1,5 @@
 """Annotation: what was found survives kill -9, bad files, and judges in a bad mood."""
-import base64, contextlib, json, os, signal, subprocess, sys, threading, time
+import base64, contextlib, json, os, shutil, signal, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import numpy as np
@@ -10,7 +10,7 @@ from wakekit.data.annotate import AnnotateConfig, Candidate, Proposal, RunLog, a
 from wakekit.data.audio import save_audio
 from wakekit.data.dataset import Dataset
 from wakekit.data.inbox import Inbox
-from wakekit.data.judges import EndpointJudge, JudgeError, verify
+from wakekit.data.judges import EndpointJudge, JudgeError, Verdict, verify
 from wakekit.data.segments import SegmentConfig, join_frames, speech_segments
 
 PROPOSER = '''
@@ -252,6 +252,24 @@ def test_judge_goes_on_after_a_failure(queue):
         assert len(seen) == 2 + 3*2
     with service(lambda *_: said(False, .2)) as (url, seen): assert verify(queue, EndpointJudge("bursts", url, "ears")).judged == 3
     assert len(seen) == 3
+
+
+def test_sounds_that_go_while_a_judge_listens(queue):
+    ids, place, asked = [f.id for f in queue.found()], queue.dataset.path/"inbox", []
+    class Slow:
+        name, about = "judge-slow", {}
+        def judge(self, x):
+            asked.append(len(x))
+            if len(asked) == 1: # what it hears and the next one are decided on and swept meanwhile, another one is damaged
+                for i in ids[:2]:
+                    for end in (".json", ".wav"): (place/f"{i}{end}").unlink()
+                (place/f"{ids[2]}.wav").write_bytes(b"no sound")
+            return Verdict("positive", .9)
+    done = verify(queue, Slow())
+    assert (done.judged, done.positive, [i for i, _ in done.failed]) == (2, 2, ids[:3]) and "there is no sound" in done.failed[0][1]
+    assert [f.id for f in queue.found() if f.predictions[-1]["by"] == "judge-slow"] == ids[3:]
+    Slow.name, Slow.judge = "judge-late", lambda self, x: shutil.rmtree(queue.dataset.path) or Verdict("positive", .9) # the whole dataset is no sound that has gone
+    with pytest.raises((WakekitError, OSError)): verify(queue, Slow())
 
 
 @pytest.mark.parametrize("code, words", [(401, "WAKEKIT_JUDGE_KEY"), (403, "WAKEKIT_JUDGE_KEY"), (404, "no model"), (422, "does not take"), (307, "redirects")])

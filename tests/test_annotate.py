@@ -297,3 +297,17 @@ def test_off_by_default(tmp_path, monkeypatch):
         assert not seen and Inbox(Dataset.open(tmp_path/"ds")).found()
         assert main(["annotate", str(tmp_path/"rec"), "--dataset", str(tmp_path/"ds"), "--voices", "2", "--limit", "0.1", "--everything", "--judge", "chat"]) == 0
         assert seen
+
+
+@pytest.mark.parametrize("option", ("--bundle", "--judge"))
+def test_a_bundle_of_another_phrase(tmp_path, option, capsys):
+    from wakekit.cli import main
+    from wakekit.ship.toy import toy_bundle
+    bursts(tmp_path/"rec", "a.wav", 2)
+    Dataset.create(tmp_path/"ds", "Ding Dong")
+    other, same = toy_bundle(tmp_path/"other.wake", phrase="hey jarvis"), toy_bundle(tmp_path/"same.wake", phrase="ding dong")
+    ask = lambda bundle: main(["annotate", str(tmp_path/"rec"), "--dataset", str(tmp_path/"ds"), "--voices", "0", "--bundle", str(same), "--everything", option, str(bundle)])
+    assert ask(other) == 2 and not (tmp_path/"ds"/"annotations").exists()
+    said = capsys.readouterr().err
+    assert option in said and "hey jarvis" in said and "Ding Dong" in said
+    assert ask(same) == 0 # upper and lower case are the same phrase

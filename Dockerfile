@@ -42,10 +42,10 @@ ENTRYPOINT ["python3", "-m", "wakekit.container"]
 CMD ["wakekit", "serve", "detect", "--host", "0.0.0.0"]
 HEALTHCHECK --interval=15s --timeout=10s --start-period=30s --retries=3 CMD ["python3", "-I", "/opt/wakekit/health.py", "http://127.0.0.1:8000/health"]
 
-# ---- The training service without its worker, and the dashboard: no torch
+# ---- The training service without its worker, and the dashboard: no torch. It speaks clips and looks through recordings itself, so it has the packages of data-prep
 FROM inference-packages AS service-packages
 ARG CONSTRAINTS=/opt/wakekit/constraints.txt
-RUN python3 /opt/wakekit/requirements.py --constraints "${CONSTRAINTS}" postgres dashboard
+RUN python3 /opt/wakekit/requirements.py --constraints "${CONSTRAINTS}" postgres data dashboard
 
 FROM service-packages AS service
 ARG VERSION=unknown

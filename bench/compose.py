@@ -203,7 +203,7 @@ def use(h):
     "From outside: record, train, detect, look; and what was made stays"
     h.compose("up", "-d", "--build", timeout=3600)
     h.all_healthy()
-    from wakekit.serve.client import Client
+    from wakekit.serve.review import Client # it knows inboxes, too
     c = Client(h.url("WAKEKIT_TRAINING_PORT"))
     calls, others = speech(40, 5)
     def upload():
@@ -218,6 +218,13 @@ def use(h):
         h.job = job
         return f"job {job.id}, model kitchen {c.promote('kitchen', job)['current']}"
     h.check("use", "a training runs, its bundle becomes the model", train)
+    def annotate():
+        import numpy as np
+        evening = np.concatenate([np.pad(x, 24_000) for x in (others[30], *calls[30:33], others[31])])
+        found = c.annotate("kitchen", evening, voices=6).wait()["result"]
+        if not found["candidates"] or found["bad"] or not found["speech_s"] or not c.inbox("kitchen")["total"]: raise Failed(f"{found}")
+        return f"{found['speech_s']:.1f} of {found['duration_s']:.1f} s are speech, {found['candidates']} possible calls wait in the inbox, for 3 calls and 2 other words"
+    h.check("use", "the service looks through a recording", annotate)
     def detect():
         wait(lambda: json.loads(ask(h.url("WAKEKIT_DETECT_PORT") + "/models")[1])["models"], 60, "the detection service has the model")
         heard = 0

@@ -1,5 +1,5 @@
 """Annotation: what was found survives kill -9, bad files, and judges in a bad mood."""
-import base64, contextlib, json, os, signal, subprocess, sys, threading, time
+import base64, contextlib, json, os, shutil, signal, subprocess, sys, threading, time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,7 +12,7 @@ from wakekit.data.annotate import AnnotateConfig, Candidate, Proposal, RunLog, a
 from wakekit.data.audio import save_audio
 from wakekit.data.dataset import Dataset
 from wakekit.data.inbox import Inbox
-from wakekit.data.judges import EndpointJudge, JudgeError, verify
+from wakekit.data.judges import EndpointJudge, JudgeError, Verdict, verify
 from wakekit.data.segments import SegmentConfig, join_frames, speech_segments
 
 PROPOSER = '''
@@ -283,6 +283,24 @@ def test_judge_goes_on_after_a_failure(queue):
     assert len(seen) == 3
 
 
+def test_sounds_that_go_while_a_judge_listens(queue):
+    ids, place, asked = [f.id for f in queue.found()], queue.dataset.path/"inbox", []
+    class Slow:
+        name, about = "judge-slow", {}
+        def judge(self, x):
+            asked.append(len(x))
+            if len(asked) == 1: # what it hears and the next one are decided on and swept meanwhile, another one is damaged
+                for i in ids[:2]:
+                    for end in (".json", ".wav"): (place/f"{i}{end}").unlink()
+                (place/f"{ids[2]}.wav").write_bytes(b"no sound")
+            return Verdict("positive", .9)
+    done = verify(queue, Slow())
+    assert (done.judged, done.positive, [i for i, _ in done.failed]) == (2, 2, ids[:3]) and "there is no sound" in done.failed[0][1]
+    assert [f.id for f in queue.found() if f.predictions[-1]["by"] == "judge-slow"] == ids[3:]
+    Slow.name, Slow.judge = "judge-late", lambda self, x: shutil.rmtree(queue.dataset.path) or Verdict("positive", .9) # the whole dataset is no sound that has gone
+    with pytest.raises((WakekitError, OSError)): verify(queue, Slow())
+
+
 @pytest.mark.parametrize("code, words", [(401, "WAKEKIT_JUDGE_KEY"), (403, "WAKEKIT_JUDGE_KEY"), (404, "no model"), (422, "does not take"), (307, "redirects")])
 def test_judge_refuses(queue, code, words):
     with service(lambda *_: (code, {"Location": "http://127.0.0.1:9/"}, b"the key top-secret is wrong")) as (url, seen):
@@ -308,3 +326,17 @@ def test_off_by_default(tmp_path, monkeypatch):
         assert not seen and Inbox(Dataset.open(tmp_path/"ds")).found()
         assert main(["annotate", str(tmp_path/"rec"), "--dataset", str(tmp_path/"ds"), "--voices", "2", "--limit", "0.1", "--everything", "--judge", "chat"]) == 0
         assert seen
+
+
+@pytest.mark.parametrize("option", ("--bundle", "--judge"))
+def test_a_bundle_of_another_phrase(tmp_path, option, capsys):
+    from wakekit.cli import main
+    from wakekit.ship.toy import toy_bundle
+    bursts(tmp_path/"rec", "a.wav", 2)
+    Dataset.create(tmp_path/"ds", "Ding Dong")
+    other, same = toy_bundle(tmp_path/"other.wake", phrase="hey jarvis"), toy_bundle(tmp_path/"same.wake", phrase="ding dong")
+    ask = lambda bundle: main(["annotate", str(tmp_path/"rec"), "--dataset", str(tmp_path/"ds"), "--voices", "0", "--bundle", str(same), "--everything", option, str(bundle)])
+    assert ask(other) == 2 and not (tmp_path/"ds"/"annotations").exists()
+    said = capsys.readouterr().err
+    assert option in said and "hey jarvis" in said and "Ding Dong" in said
+    assert ask(same) == 0 # upper and lower case are the same phrase

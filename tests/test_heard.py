@@ -76,6 +76,17 @@ def test_the_list_says_what_each_sound_is(home):
     assert (said["clip_id"], said["voice"]) == (None, "espeak:en-us+m3")
     assert not any(s["kept"] for s in found["sounds"])
 
+def test_the_coach_names_what_woke_it(home):
+    coach = lambda: home.web.get(f"{home.at}/heard").json()["coach"]
+    assert any("“short.wav”" in a["words"] for a in coach()) and all(set(a) == {"words", "why", "severity"} for a in coach())
+    assert home.web.patch(f"/datasets/door/recordings/{home.clips.short.id}", json=dict(notes="said: king kong; distance: 1 m")).status_code == 200
+    assert coach()[0]["words"].startswith("Record “king kong” as a negative") and not any("“short.wav”" in a["words"] for a in coach())
+    page = home.web.get(f"{home.at}/report").text
+    assert "What to record next" in page and "“king kong”" in page
+    assert JobHandle(Client(http=home.web), home.job).coach() == coach()
+    home.web.delete("/datasets/door") # the sounds are still there, and nobody knows any more what is said in them
+    assert any("“short.wav”" in a["words"] for a in coach())
+
 def test_sounds_are_what_was_heard_and_come_in_parts(home):
     evening = home.door.load(home.clips.evening)
     for s in sounds(home):
@@ -92,7 +103,7 @@ def test_sounds_are_what_was_heard_and_come_in_parts(home):
 
 def test_what_is_not_there(home):
     waiting = home.s.queue.enqueue("train", {}, "door")
-    assert home.web.get(f"/jobs/{waiting.id}/heard").json() == dict(graph=None, phrase=None, threshold=None, created=None, counts=dict(false_accept=0, nearly=0, missed=0), sounds=[])
+    assert home.web.get(f"/jobs/{waiting.id}/heard").json() == dict(graph=None, phrase=None, threshold=None, created=None, counts=dict(false_accept=0, nearly=0, missed=0), sounds=[], coach=[])
     problem(home.web.get(f"/jobs/{waiting.id}/report"), 404)
     for job in ("0"*12, "x", "..%2f..", waiting.id):
         for how in (lambda: home.web.get(f"/jobs/{job}/heard/0/audio"), lambda: home.web.post(f"/jobs/{job}/heard/0/keep", json=dict(label="noise"))): problem(how(), 404)

@@ -1,10 +1,10 @@
 "The inbox from a microphone to a training: commands and services that keep, decisions that training knows, two models on the same sounds"
-import asyncio, contextlib, json, os, re, signal, subprocess, sys, threading, time
+import asyncio, contextlib, json, os, re, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np
 import pytest
 pytest.importorskip("wakekit.data.inbox")
-from wakekit.core import DatasetError
+from wakekit.core import DatasetError, WakekitError
 from wakekit.data.audio import to_int16
 from wakekit.data.inbox import Inbox
 from wakekit.data.interchange import Dataset
@@ -179,3 +179,24 @@ def test_two_models_and_sounds_that_are_gone(home):
     assert [b.id for b in both.both] == [ids[0]] and {i for i, _ in both.skipped} == {ids[2]} and both.newly_quiet == both.both
     assert both.p_wakes == both.p_calls == 1 and json.dumps(both.to_dict()) and "1 that wake one" in both.claims[0]
     with pytest.raises(DatasetError, match="nothing in the inbox"): compare_inbox(inbox, home/"hall.wake", home/"strict.wake", kind="missed")
+
+def test_two_models_and_sounds_that_are_swept_meanwhile(home, monkeypatch):
+    from wakekit.serve import again
+    inbox = inbox_of(home)
+    for k, a in enumerate((2, 7)): inbox.put(evening()[a*SR:(a + 3)*SR], "trigger", sample_rate=SR, origin="hall", start_s=float(k), heard="2026-01-01T10:00:00Z", score=.9, detector={}, predictions=[])
+    heard = again._heard
+    def sweeping(detector, item):
+        for f in inbox.found():
+            if f.id != item.name:
+                f.path.with_suffix(".json").unlink()
+                f.path.unlink()
+        return heard(detector, item)
+    monkeypatch.setattr(again, "_heard", sweeping)
+    both = again.compare_inbox(inbox, home/"hall.wake", home/"hall.wake", progress=False)
+    assert len(both.both) == 1 and len(both.skipped) == 1 and "there is no sound" in both.skipped[0][1]
+    def one_by_one(*_): raise AssertionError("sounds are compared with each other")
+    monkeypatch.setattr(again.Both, "__eq__", one_by_one)
+    assert [(r["sounds"], r["newly_quiet"], r["newly_waking"]) for r in both.rows()] == [(1, 0, 0)]
+    inbox.put(evening()[:SR], "trigger", sample_rate=SR, origin="hall", start_s=9., heard="", score=.9, detector={}, predictions=[])
+    monkeypatch.setattr(again, "_heard", lambda *_: shutil.rmtree(inbox.dataset.path, ignore_errors=True) or 1.)
+    with pytest.raises((WakekitError, OSError)): again.compare_inbox(inbox, home/"hall.wake", home/"hall.wake", progress=False) # the whole dataset is no sound that has gone

@@ -258,6 +258,12 @@ def test_coach_after_a_training_survives_what_is_missing():
     assert len(coach.after(dict(false_accepts=[dict(file="tv.wav")]*2), heard)) == 2
 
 
+def test_coach_names_words_of_what_was_misheard_only_where_it_woke():
+    woke, near = (dict(kind=k, file=f"{k}.wav", time_s=1., said="hey travis") for k in ("false_accept", "nearly"))
+    said = [a.words for a in coach.after(dict(phrase="hey jarvis", false_accepts=[dict(file="false_accept.wav", time_s=1.), dict(file="nearly.wav", time_s=9.)]), dict(sounds=[woke, near]))]
+    assert said[0].startswith("Record “hey travis”") and said[1].startswith("Listen to “nearly.wav”") and len(said) == 3
+
+
 def test_embeddings_are_kept_and_repaired(tmp_path, one_thread):
     from wakekit.learn.embed import DIMS, FILE, embed
     ds = dataset(tmp_path/"d", 5)

@@ -110,6 +110,8 @@ def test_an_inbox_is_gone_through_with_the_keyboard(lab, page, tmp_path):
     assert sorted(p.python("[s['id'] for s in reviewer.sounds]")) == sorted(order[1:]) and p.python("ds.refresh() or len(ds.clips('positive'))") in (20, 21)
     ds.inbox.accept(order[2], "noise", by="somebody else") # outside: it goes from the list
     p.shown(1, "el.innerText.includes('3 sounds wait')")
+    p.shown(1, "el.innerText.includes('What machines are worth') && /People held 1 of \\d sounds for the phrase/.test(el.innerText) && el.innerText.includes('There are not two models of this phrase yet')")
+    assert "other model" in p.run(f"[...{p.cell(1)}.querySelectorAll('table')].map(t => t.innerText).join()")
     p.picture(tmp_path/"inbox.png")
 
 def test_clips_are_chosen_on_the_map_and_set_right_at_once(lab, page, tmp_path):

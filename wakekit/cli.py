@@ -165,7 +165,7 @@ def _evaluate(a):
     if a.json not in (None, "-"): write_json(a.json, found)
     a.json, written = a.json == "-", [f"written: {p}" for p in (a.json if a.json != "-" else None, a.html) if p]
     lines = [f"{'ok    ' if c.passed else 'FAILED'}  {c.reason}" for c in checks]
-    show(a, found, "\n".join([plain(report._repr_markdown_()), *(f"skipped {n}: {why}" for n, why in report.skipped), *report.advice, *lines, *written]))
+    show(a, found, "\n".join([plain(report._repr_markdown_()), *(f"skipped {n}: {why}" for n, why in report.skipped), *report.advice, *(f"→ {a['words']} {a['why']}" for a in found["coach"]), *lines, *written]))
     return int(not all(c.passed for c in checks))
 
 # %% ../nbs/59_cli.ipynb #798e6111

@@ -26,13 +26,19 @@ def _examples(a, ds):
     spoken = synthetic_examples(phrase, a.voices, a.language) if a.voices else []
     return ExampleProposer([*recorded, *spoken], hearing, MatchConfig(limit=a.limit))
 
+def _detector(option, folder, phrase, *threshold, **more):
+    "A bundle's detector, if it hears the phrase"
+    from wakekit.ship.propose import DetectorProposer
+    with as_usage(): found = DetectorProposer(folder, *threshold, **more)
+    if (heard := found.about["phrase"]).casefold() != phrase.casefold(): raise UsageError(f"{option} {Path(folder).name} hears “{heard}”, and this dataset is for “{phrase}”: give a bundle of that phrase")
+    return found
+
 def _proposers(a, ds):
     "All proposers that the arguments ask for"
     from wakekit.data.recognizers import RECOGNIZERS, WordProposer
-    found, phrase = [_examples(a, ds)], ds.phrase
-    if a.bundle:
-        from wakekit.ship.propose import DetectorProposer
-        with as_usage(): found.append(DetectorProposer(a.bundle, a.threshold))
+    phrase = ds.phrase
+    detector = _detector("--bundle", a.bundle, phrase, a.threshold) if a.bundle else None
+    found = [_examples(a, ds), detector]
     if a.recognizer: found.append(WordProposer(RECOGNIZERS[a.recognizer](), phrase, a.language))
     found = [p for p in found if p]
     if not found: raise UsageError("nobody would propose: give --bundle, --examples, --recognizer, or --voices above 0")
@@ -42,9 +48,7 @@ def _proposers(a, ds):
 def _judge(a, phrase):
     "The second judge that the arguments ask for"
     from wakekit.data.judges import EndpointJudge, ProposerJudge
-    if a.judge not in ("chat", "transcription"):
-        from wakekit.ship.propose import DetectorProposer
-        return ProposerJudge(DetectorProposer(a.judge, .02, name=f"judge-{Path(a.judge).stem}"))
+    if a.judge not in ("chat", "transcription"): return ProposerJudge(_detector("--judge", a.judge, phrase, .02, name=f"judge-{Path(a.judge).stem}"))
     s = settings_of(a)
     if not s.judge_url: raise UsageError("--judge asks a service: set WAKEKIT_JUDGE_URL, such as http://localhost:8000/v1, and WAKEKIT_JUDGE_MODEL; WAKEKIT_JUDGE_KEY where it wants one")
     return EndpointJudge(phrase, s.judge_url, s.judge_model, s.judge_key, a.judge, a.language)

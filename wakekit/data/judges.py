@@ -10,7 +10,7 @@ import base64, contextlib, http.client, io, json, logging, math, re, time, urlli
 from dataclasses import dataclass, field
 from typing import Protocol
 import numpy as np
-from ..core import WakekitError, jsonable, progress
+from ..core import AudioError, DatasetError, WakekitError, jsonable, progress
 from .audio import write_wav
 from .recognizers import Word, WordProposer
 
@@ -175,7 +175,7 @@ class Verified:
     judge:str     # Its name
     judged:int    # Candidates it gave a verdict on
     positive:int  # Of them, how many it holds for the phrase
-    failed:list   # `(id, reason)` of those without a verdict; the next call asks again
+    failed:list   # `(id, reason)` of those without a verdict; the next call asks again about those that are still there
 
     to_dict = jsonable # The fields as plain values
 
@@ -188,7 +188,13 @@ def verify(
     waiting = [f for f in inbox.found(kind="proposal") if (ids is None or f.id in ids) and not any(p["by"] == judge.name for p in f.predictions)]
     done, in_a_row = Verified(judge.name, 0, 0, []), 0
     for item in progress(waiting, desc=f"asking {judge.name}", unit="clip"):
-        try: v = judge.judge(inbox.load(item.id))
+        try:
+            v = judge.judge(inbox.load(item.id))
+            inbox.predict(item.id, by=judge.name, label=v.label, score=round(float(v.score), 4), note=v.note)
+        except (AudioError, DatasetError) as e: # swept meanwhile, or damaged
+            if not (inbox.dataset.path/"dataset.json").is_file(): raise
+            done.failed.append((item.id, str(e)))
+            continue
         except JudgeError as e:
             if e.final: raise
             done.failed.append((item.id, str(e)))
@@ -196,6 +202,5 @@ def verify(
             if in_a_row == 3: raise JudgeError(f"{e}; it failed three times in a row. {done.judged} candidates were judged; the same call again goes on") from None
             continue
         in_a_row = 0
-        inbox.predict(item.id, by=judge.name, label=v.label, score=round(float(v.score), 4), note=v.note)
         done.judged, done.positive = done.judged + 1, done.positive + (v.label == "positive")
     return done

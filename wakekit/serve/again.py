@@ -70,7 +70,9 @@ def compare_inbox(
     if not items: raise DatasetError(f"there is nothing in the inbox of {inbox.dataset.name!r} to compare with{f' of kind {kind}' if kind else ''}: wakekit listen FOLDER --mic --inbox {inbox.dataset.name} keeps what wakes a detector")
     for f in progress_bar(list(items.values()), desc="listening", disable=None if progress else True):
         try: scores = tuple(_heard(d, Recording(f.id, None, inbox.load(f.id))) for d in detectors)
-        except (AudioError, OSError) as e: skipped.append((f.id, str(e)))
+        except (AudioError, DatasetError, OSError) as e: # swept meanwhile, or damaged
+            if not (inbox.dataset.path/"dataset.json").is_file(): raise
+            skipped.append((f.id, str(e)))
         else: both.append(Both(f.id, f.kind, _decision(f), f"{f.origin} {(f.heard or f.created)[:13]}", (f.detector or {}).get("digest") or (f.detector or {}).get("version", ""), scores, tuple(s >= d.threshold for s, d in zip(scores, detectors))))
     return SameInbox(tuple(names), tuple(d.threshold for d in detectors), both, skipped)
 
@@ -95,7 +97,7 @@ class SameInbox:
     def rows(self)->list: # kind, decision, sounds, one, other (how many wake them), newly_quiet, newly_waking
         "Counts by kind and decision"
         groups = sorted({(b.kind, b.decision) for b in self.both}, key=lambda g: (g[0], DECIDED.index(g[1]) if g[1] in DECIDED else 9))
-        of = lambda some: dict(sounds=len(some), one=sum(b.fires[0] for b in some), other=sum(b.fires[1] for b in some), newly_quiet=sum(b in self.newly_quiet for b in some), newly_waking=sum(b in self.newly_waking for b in some))
+        of = lambda some: dict(sounds=len(some), one=sum(b.fires[0] for b in some), other=sum(b.fires[1] for b in some), newly_quiet=sum(b.fires == (True, False) for b in some), newly_waking=sum(b.fires == (False, True) for b in some))
         return [dict(kind=k, decision=d or "undecided", **of([b for b in self.both if (b.kind, b.decision) == (k, d)])) for k, d in groups]
 
     @property

@@ -336,6 +336,11 @@ def heard(self:JobHandle)->list: # Dicts with n, kind, caption, score, clip_id, 
     return self.client.get(f"/jobs/{self.id}/heard")["sounds"]
 
 @patch
+def coach(self:JobHandle)->list: # Dicts with words, why, severity
+    "What to record next, after this training"
+    return self.client.get(f"/jobs/{self.id}/heard")["coach"]
+
+@patch
 def heard_audio(self:JobHandle,
     n:int,        # Number of a sound
 )->np.ndarray:    # Waveform, float32 (time,) at 16 kHz

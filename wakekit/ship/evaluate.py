@@ -7,9 +7,9 @@ __all__ = ['FLOOR_DB', 'TARGETS', 'Recording', 'recordings', 'Heard', 'hear_back
            'hear_positives', 'by_group', 'by_background', 'moments', 'advice', 'Report', 'evaluate', 'Gate', 'Gates']
 
 # %% ../../nbs/ship/31_evaluate.ipynb #d2a7ac89
-import json, math, os, warnings, zlib
+import contextlib, json, math, os, warnings, zlib
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 from .. import __version__
 from ..core import SAMPLE_RATE, AudioError, Config, jsonable, progress as progress_bar, write_json
 from ..data.audio import AudioWarning, find_audio, frame_db, iter_audio, load_audio, noise_floor, rms_db, speech_bounds
+from ..data.coach import after, said_in
 from ..learn.metrics import (DetCurve, OperatingPoint, alarms, claims, det_curve, hours_needed, measure, operating_point, points_table,
                                    poisson_interval, rate_bound, smooth_scores, wilson_interval)
 from .listen import save_sounds, sounds
@@ -48,14 +49,14 @@ class Recording:
         return self.x[start:None if duration_s is None else start + int(duration_s*SAMPLE_RATE)]
 
 # %% ../../nbs/ship/31_evaluate.ipynb #f0c4bb2a
-def _facts(path, groups):
-    "What is known about a file"
-    facts, sidecar = {"folder": path.parent.name}, path.with_suffix(".json")
+def _about(path, groups):
+    "What a file belongs to, and what else is known about it"
+    sidecar, known = path.with_suffix(".json"), {}
     if sidecar.is_file():
-        try: known = json.loads(sidecar.read_text(encoding="utf-8"))
-        except ValueError: known = {}
-        if isinstance(known, dict): facts |= {k: str(known[k]) for k in ("speaker", "source", "voice") if known.get(k)}
-    return facts | dict(next((groups[k] for k in (path, str(path), path.as_posix(), path.name) if k in groups), {}))
+        with contextlib.suppress(ValueError): known = json.loads(sidecar.read_text(encoding="utf-8"))
+    known = {k: str(v) for k, v in known.items() if v} if isinstance(known, dict) else {}
+    facts, said = {"folder": path.parent.name} | {k: known[k] for k in ("speaker", "source", "voice") if k in known}, said_in(known.get("notes", ""), known.get("voice", ""))
+    return facts | dict(next((groups[k] for k in (path, str(path), path.as_posix(), path.name) if k in groups), {})), dict(said=said) if said else {}
 
 
 def recordings(
@@ -69,7 +70,7 @@ def recordings(
     paths = find_audio(list(given))
     root = Path(os.path.commonpath([p.parent.resolve() for p in paths])) if len({p.anchor for p in paths}) == 1 else None
     def name(p): return p.resolve().relative_to(root).as_posix() if root else p.as_posix()
-    return [Recording(name(p), p, facts=_facts(p, groups)) for p in paths]
+    return [Recording(name(p), p, None, *_about(p, groups)) for p in paths]
 
 # %% ../../nbs/ship/31_evaluate.ipynb #d274666f
 def _each(items, use, desc, progress):
@@ -307,15 +308,22 @@ class Report:
         return self.heard.items[moment["index"]].load(start, moment["time_s"] + after_s - start)
 
 # %% ../../nbs/ship/31_evaluate.ipynb #3e2167cd
+def _told(item):
+    "Who speaks in a recording and what is said, where that is known; what is synthesized for a training is called by its words"
+    voice = item.known.get("voice") or item.facts.get("voice") or ""
+    said = item.known.get("said") or (item.name if item.path is None and voice and not voice.startswith("people:") else "")
+    return {k: v for k, v in dict(said=said, voice=voice).items() if v}
+
 def _report_dict(self)->dict: # JSON-ready; the keys of the command line's contract first
-    "The report as plain values"
-    listed = [{k: v for k, v in m.items() if k != "index"} for m in self.false_accepts]
+    "The report as plain values, with what to record next (`coach`)"
+    listed = [{k: v for k, v in m.items() if k != "index"} | _told(self.heard.items[m["index"]]) for m in self.false_accepts]
     missed = [dict(file=c.item.name, score=c.peak, level_db=round(c.level_db, 1), snr_db=round(float(c.snr_db), 1)) for c in self.missed]
-    return jsonable(dict(bundle=self.bundle, graph=self.graph, phrase=self.phrase, positives={"clips": len(self.calls)},
+    found = jsonable(dict(bundle=self.bundle, graph=self.graph, phrase=self.phrase, positives={"clips": len(self.calls)},
         background={"hours": self.heard.hours, "files": len(self.heard.items)}, operating_points=[p.to_dict() for p in self.points],
         at_bundle_threshold=self.at_bundle_threshold.to_dict(), det=self.det.rows(), latency_ms=self.latency_ms, claims=self.claims,
         advice=self.advice, positives_by=self.groups, background_by=self.kinds, false_accepts=listed, missed=missed,
         skipped=[dict(file=n, reason=r) for n, r in self.skipped], target_false_accepts_per_hour=self.target, created=self.created, wakekit_version=__version__))
+    return found | dict(coach=[asdict(a) for a in after(found)])
 
 def _report_json(self,
     path=None,  # Where to write it, atomically; nowhere by default

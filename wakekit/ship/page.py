@@ -93,6 +93,7 @@ def _sections(d, clips, gates):
         yield "Gates", '<div class="card">' + "".join(f'<div><b class="{"good" if g["passed"] else "bad"}">{"✓ passed" if g["passed"] else "✗ failed"}</b> · {escape(g["reason"])}</div>' for g in gates) + "</div>"
     yield "What this proves", f'<div class="card">{items(d.get("claims", []))}</div>'
     yield "What to do next", f'<div class="card">{items(d.get("advice", []))}</div>'
+    if d.get("coach"): yield "What to record next", '<div class="card"><ul>' + "".join(f"<li>{escape(a['words'])} <small style=\"white-space:normal\">{escape(a['why'])}</small></li>" for a in d["coach"]) + "</ul></div>"
     curve = det_svg(d["det"], d["operating_points"], own, own["hours"])
     yield "The trade", f'<div class="card">{curve}<p class="dim">Each threshold is a point of the curve; <span class="key">●</span> is the bundle\'s. In the shaded part the rates are too low to be claimed on {own["hours"]:.3g} h of background.</p></div>'
     head = ["budget", "threshold", "false wakes per hour", "", "missed", ""]

@@ -3,11 +3,14 @@ import { Panel, Trouble, bytes, code, count, duration, field, h, options, severa
 import { KINDS } from './inbox.js'
 import { ENDED, JobView } from './jobs.js'
 
+const IN_USE = ', in use'
+const THRESHOLD = 0.1 // As the service has it: with 0 a detector would propose everything
+
 /** What can listen: versions of models and what trainings have made, of this phrase; as pairs of a value and words */
 export async function bundles(service, dataset) {
   const [{ phrase }, { models }, { jobs }] = await Promise.all([service.get(`/datasets/${code(dataset)}`), service.get('/models'), service.get('/jobs', { state: 'succeeded', kind: 'train', dataset, limit: 100 })])
   const same = v => v.phrase?.toLowerCase() === phrase?.toLowerCase()
-  return [...models.flatMap(m => [...m.versions].reverse().filter(same).map(v => [JSON.stringify({ model: m.name, number: v.number }), `${m.name} ${v.number}${v.number === m.current ? ', in use' : ''}`])),
+  return [...models.flatMap(m => [...m.versions].reverse().filter(same).map(v => [JSON.stringify({ model: m.name, number: v.number }), `${m.name} ${v.number}${v.number === m.current ? IN_USE : ''}`])),
     ...jobs.map(j => [JSON.stringify({ job_id: j.id }), `training ${j.payload?.preset ?? ''} ${j.id}, ${new Date(j.finished).toLocaleString()}`])]
 }
 
@@ -22,13 +25,13 @@ export class Annotate extends Panel {
     this.bar = h('progress', { max: 1, value: 0, hidden: true, 'aria-label': 'Sent' })
     const box = checked => h('input', { type: 'checkbox', checked })
     this.how = {
-      voices: h('input', { type: 'number', min: 0, max: 200, value: 24 }), examples: box(true), model: h('select', {}, options([['', 'none']], '')), threshold: h('input', { type: 'number', min: 0, max: 1, step: 'any', value: 0.1 }),
+      voices: h('input', { type: 'number', min: 0, max: 200, value: 24 }), examples: box(true), model: h('select', {}, options([['', 'none']], '')), threshold: h('input', { type: 'number', min: 0, max: 1, step: 'any', value: THRESHOLD }), judge: h('select', {}, options([['', 'nobody']], '')),
       recognizer: box(false), language: h('input', { type: 'text', value: 'en-us', maxLength: 20 }), everything: box(false),
     }
     const check = (control, text) => h('label.wk-check', control, text)
     this.go = h('button.wk-main', { type: 'submit', disabled: true }, 'Look for calls')
     this.form = h('form', { noValidate: true, submit: e => { e.preventDefault(); this.start() } }, h('div.wk-bar', h('label.wk-button', 'Choose long recordings', this.long), this.go), this.words,
-      h('details', { toggle: () => this.fill() }, h('summary', 'Who looks'), h('div.wk-row', field('Synthesized voices', this.how.voices, 'that say the phrase, as examples'), field('Language', this.how.language, 'such as en-us, en-gb or de'), field('A detector, too', this.how.model), field('Its threshold', this.how.threshold, 'score from which on it proposes')),
+      h('details', { toggle: () => this.fill() }, h('summary', 'Who looks'), h('div.wk-row', field('Synthesized voices', this.how.voices, 'that say the phrase, as examples'), field('Language', this.how.language, 'such as en-us, en-gb or de'), field('A detector, too', this.how.model), field('Its threshold', this.how.threshold, `score from which on it proposes; ${THRESHOLD} where this is empty`), field('A second judge', this.how.judge, 'a model hears what was found before you do; what it says is shown, and decides nothing')),
         h('div.wk-bar', check(this.how.examples, 'the recorded calls of this dataset are examples'), check(this.how.recognizer, 'a recognizer, too: words that sound like the phrase'), check(this.how.everything, 'listen where nobody speaks, too'))))
     this.view = new JobView(this, { ended: () => { this.chosen.set('inbox', Date.now()); this.result() } })
     this.found = h('p')
@@ -56,7 +59,12 @@ export class Annotate extends Panel {
   fill() {
     if (!this.name || !this.form.querySelector('details').open || this.filled === this.name) return
     const name = this.filled = this.name
-    return this.doing(null, async () => { const found = await bundles(this.service, name); if (name === this.name) this.how.model.replaceChildren(...options([['', 'none'], ...found], '')) })
+    return this.doing(null, async () => {
+      const found = await bundles(this.service, name)
+      if (name !== this.name) return
+      this.how.model.replaceChildren(...options([['', 'none'], ...found], ''))
+      this.how.judge.replaceChildren(...options([['', 'nobody'], ...found.filter(([, words]) => words.endsWith(IN_USE)).map(([v, words]) => [JSON.parse(v).model, words])], ''))
+    })
   }
 
   get files() { return [...this.long.files] }
@@ -70,7 +78,7 @@ export class Annotate extends Panel {
     const { files, how } = this
     if (!files.length) return
     return this.doing(this.go, async () => {
-      const asked = { voices: how.voices.value || 0, examples: how.examples.checked, ...how.model.value && { ...JSON.parse(how.model.value), threshold: how.threshold.value || 0 }, ...how.recognizer.checked && { recognizer: 'pocketsphinx' }, language: how.language.value.trim() || 'en-us', everything: how.everything.checked }
+      const asked = { voices: how.voices.value || 0, examples: how.examples.checked, ...how.model.value && { ...JSON.parse(how.model.value), threshold: how.threshold.value || THRESHOLD }, ...how.judge.value && { judge: how.judge.value }, ...how.recognizer.checked && { recognizer: 'pocketsphinx' }, language: how.language.value.trim() || 'en-us', everything: how.everything.checked }
       this.bar.hidden = false
       this.bar.value = 0
       this.found.textContent = ''

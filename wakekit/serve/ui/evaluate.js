@@ -17,12 +17,13 @@ export class Evaluate extends Panel {
     this.point = h('div.wk-tiles', { 'aria-live': 'polite' })
     this.table = h('div.wk-scroll')
     this.words = h('div')
+    this.coach = h('div')
     this.sounds = h('div')
     this.none = h('div.wk-note', 'No training has ended yet. When one has, its curve is here.')
     this.page = h('a', { target: '_blank', rel: 'noopener' }, 'The whole report')
     this.inner = h('div', h('div.wk-bar', this.which, this.graph, this.page), this.said,
       h('div.wk-two', h('section.wk-card', h('h3', 'The trade'), this.det.root, h('label.wk-field', h('span', 'Threshold'), this.slider), this.point, h('p.wk-dim', 'Each threshold is a point of the curve; click there or move the slider. Intervals hold with 95 % confidence. In the shaded part there is too little background to claim it.')),
-        h('section.wk-card', h('h3', 'What this proves, what to do next'), this.words, h('details', h('summary', 'Compare trainings'), this.against, this.table))),
+        h('section.wk-card', h('h3', 'What this proves, what to do next'), this.words, this.coach, h('details', h('summary', 'Compare trainings'), this.against, this.table))),
       this.sounds)
     this.root.append(this.none, this.inner)
     this.on('jobs', () => this.load())
@@ -97,6 +98,8 @@ export class Evaluate extends Panel {
     let heard
     try { heard = await this.service.get(`/jobs/${id}/heard`) } catch (e) { if (!(e instanceof Trouble)) throw e; heard = { sounds: [], counts: {} } }
     if (id !== this.which.value) return
+    const coach = heard.coach ?? this.m?.coach ?? [] // a bundle's own, where no service tells
+    this.coach.replaceChildren(...coach.length ? [h('h4', 'What to record next'), h('ul.wk-advice', coach.map(c => h(`li.${c.severity}`, c.words, h('small', ` ${c.why}`))))] : [])
     const kinds = Object.entries(WHAT).map(([k, title]) => [k, title, heard.sounds.filter(x => x.kind === k), heard.counts[k] ?? 0])
     this.sounds.replaceChildren(...kinds.map(([k, title, items, n]) => h('section.wk-card', h('h3', `${title} (${n})`), n > items.length ? h('p.wk-dim', `The ${items.length} worst can be heard.`) : null, items.length ? items.map(x => this.sound(id, x)) : h('p.wk-dim', k === 'missed' ? 'None of the calls that were kept aside was missed.' : 'None in the background that was kept aside.'))))
   }

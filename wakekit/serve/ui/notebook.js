@@ -7,6 +7,7 @@ import { Evaluate } from './evaluate.js'
 import { Inbox } from './inbox.js'
 import { Jobs } from './jobs.js'
 import { Live } from './live.js'
+import { Machines } from './machines.js'
 import { ClipMap } from './map.js'
 import { Microphone } from './mic.js'
 import { Quality } from './quality.js'
@@ -14,7 +15,7 @@ import { Record } from './record.js'
 import { Synthesize } from './synth.js'
 import { Train } from './train.js'
 
-const PANELS = { record: Record, clips: Clips, augment: Augment, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, live: Live, inbox: Inbox, quality: Quality, map: ClipMap }
+const PANELS = { record: Record, clips: Clips, augment: Augment, synthesize: Synthesize, train: Train, jobs: Jobs, evaluate: Evaluate, live: Live, inbox: Inbox, machines: Machines, quality: Quality, map: ClipMap }
 const PIECE = 1_000_000, BUSY_MS = 4000, BEHIND = 640_000 // bytes of a file in one message; when to say that the kernel is busy; bytes of sound that wait for it
 
 /** Messages between this view and the kernel */

@@ -3,7 +3,6 @@ import contextlib, json, os, subprocess, sys, threading, time
 import numpy as np, pytest
 from test_dataset import consistent, every_step, voice
 from wakekit.core import AudioError, DatasetError
-from wakekit.data import recordings
 from wakekit.data.inbox import KINDS, LONGEST_CALL_S, Dataset, Inbox, from_inbox
 
 
@@ -132,7 +131,6 @@ def test_nobody_decides_in_the_middle_of_a_rejection(ds, monkeypatch):
     assert (ds.inbox[id].outcome, [c.id for c in ds.clips("positive") if c.id == id]) in (("rejected", []), ("positive", [id]))
 
 def test_a_call_is_not_half_a_minute_long(ds):
-    assert LONGEST_CALL_S == recordings.LONGEST_CALL_S, "the constant of both pages"
     id = ds.inbox.put(voice(31., seed=1), "proposal")[0].id
     with pytest.raises(DatasetError, match="cut the call out with start_s and end_s"): ds.inbox.accept(id, "positive")
     with pytest.raises(DatasetError, match="cut the call out"): ds.inbox.accept(id, "positive", start_s=.5)
@@ -240,6 +238,13 @@ def test_gone_is_gone(ds, monkeypatch):
     ds._orig_purge() # by somebody who does not know the inbox
     assert files(clips[0].id) == [] and files(ids[0])
     assert sorted(ds.inbox.sweep()) == sorted(ids[:2]) and files(ids[0]) == files(ids[1]) == []
+
+def test_a_folder_that_is_away_deletes_nothing(ds):
+    id = ds.inbox.put(voice(seed=1), "trigger")[0].id
+    ds.inbox.accept(id, "negative")
+    (ds.path/"clips").rename(ds.path/"away")
+    assert box(ds).sweep(1, 1, 1) == [] and box(ds)[id].outcome == "negative"
+    (ds.path/"away").rename(ds.path/"clips")
 
 def test_dying_while_a_sound_is_deleted_or_the_trash_emptied(ds, monkeypatch):
     def ready():

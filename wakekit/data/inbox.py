@@ -19,7 +19,7 @@ from .corrections import Clip, Dataset, check_label
 # %% ../../nbs/data/13_inbox.ipynb #33ad8782
 KINDS = ("trigger", "near", "proposal", "missed") # Of sounds: a detector fired, came close, somebody proposes it as a call, a call was not heard
 UNASKED = ("trigger", "near") # Kinds that come by themselves, and go by themselves; for the others somebody has asked
-LONGEST_CALL_S = 30. # Of a positive clip, as everywhere, s
+LONGEST_CALL_S = 30 # Longer recordings are no clips of a phrase, s
 FROM_INBOX = "inbox: " # What the source of a clip begins with that was accepted here, unless another source was named
 
 @dataclass(frozen=True, repr=False)
@@ -344,6 +344,7 @@ def sweep(self:Inbox,
 @patch
 def _forsaken(self:Inbox):
     "Accepted sounds whose clips were deleted for good; the caller holds the lock"
+    if not (self.dataset.path/"clips").is_dir(): return [] # a folder that is away for a while deletes nothing
     with self.dataset._lock(): return [f for f in self.found(open=False) if f.decision["action"] == "accept" and not self.dataset.holds(f.decision["clip_id"])] # no clip moves meanwhile
 
 @patch

@@ -63,6 +63,13 @@ def at_equal_misses(found, missed):
     return [dict(missed=missed, what=k, trials=len(o[k]), model=n, woken=int(o[k].sum()), p_to_first=round(flips(o[k], over[first][k]), 4), p_to_second=round(flips(o[k], over[second][k]), 4)) for k in ("same_words", "other_words", "talk") for n, o in over.items()]
 
 
+def figures(rows, command):
+    "What the page of figures shows: trials that wake a model where it misses a tenth of the calls"
+    heard = dict(same_words="sentences of the words it was woken by, other voices", other_words="sentences of other words like the phrase", talk="recordings of people who say something else")
+    return {f"{r['what']}_{r['model']}": dict(value=r["woken"], unit=f"of {r['trials']}", what=f"{heard[r['what']]}, that wake the model trained {dict(without='without the false wakes', background='with them as background', hard='with them as hard negatives')[r['model']]} at 10 % missed calls", command=command)
+            for r in rows if r["missed"] == .1}
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("audio", help="folder of recordings, with wake/computer, speech/libri and speech/pvcmd")
@@ -81,6 +88,7 @@ def main():
     from wakekit.env import Settings
     from wakekit.learn.config import preset
     from wakekit.ship.quickstart import train_dataset
+    from wakekit.ship.speed import machine
     from wakekit.ship.stream import Bundle
     audio, work = Path(a.audio), Path(a.work)
     files = find_audio(audio/"wake"/PHRASE)
@@ -108,7 +116,8 @@ def main():
     found = {name: scored(b, files[a.recorded:], [*libri[3::6], *pvcmd], streams) for name, b in models.items()}
     rows = [r for missed in (.05, .1, .2) for r in at_equal_misses(found, missed)]
     own = [dict(model=n, threshold=f["threshold"], missed=int((f["calls"] < f["threshold"]).sum()), calls=len(f["calls"]), **{k: int((f[k] >= f["threshold"]).sum()) for k in ("same_words", "other_words", "talk")}) for n, f in found.items()]
-    result = dict(captured=len(kept), triggers=sum(m.kind == "trigger" for m in kept), small=a.small, recorded=a.recorded, hours=found["hard"]["hours"], at_equal_misses=rows, at_own_threshold=own,
+    command = f"python bench/false_wakes.py DIR --work DIR{' --small' if a.small else ''}{f' --recorded {a.recorded}' if a.recorded else ''}"
+    result = dict(command=command, machine=machine(), figures=figures(rows, command), captured=len(kept), triggers=sum(m.kind == "trigger" for m in kept), small=a.small, recorded=a.recorded, hours=found["hard"]["hours"], at_equal_misses=rows, at_own_threshold=own,
                   still=json.loads((models["hard"].path/"metrics.json").read_text(encoding="utf-8"))["false_wakes"]["fire"],
                   cannot_show="The radio is synthetic voices, other ones than those that were captured and in no training; the sentences of same_words are the same. The trainings know no near misses, which usually foresee such words. One training of each: another seed moves all of it.")
     for r in [*rows, *own]: print(r)

@@ -207,6 +207,14 @@ def test_swapped_labels_come_first():
     assert len(swapped & {s.id for s in found[:35]}) == 30
     assert all(s.looks != s.label and s.id not in s.neighbours for s in found[:30])
 
+@pytest.mark.parametrize("others, doubted", [(1, set()), (3, set()), (4, {0})])
+def test_a_label_of_a_few_clips_is_not_doubted(others, doubted):
+    "None of its neighbours could be called the same"
+    rng = np.random.default_rng(1)
+    unit = lambda v: v/np.linalg.norm(v, axis=1, keepdims=True)
+    rows = unit(np.eye(2, 30)[[0]*20 + [1]*(others - 1)] + .05*rng.normal(size=(19 + others, 30))) # the first lies among the calls
+    assert {s.id for s in suspects(rows, ["negative"] + ["positive"]*19 + ["negative"]*(others - 1), list(range(19 + others)))} & {0} == doubted
+
 def test_report_is_json_and_has_its_shape(tmp_path):
     ds = dataset(tmp_path/"d", 8)
     rows = np.eye(8, 20, dtype=np.float32)

@@ -71,6 +71,7 @@ def suspects(
     most:int=100,     # How many to name
     least:float=.5,   # Share of votes against the label
     k:int=10,         # Neighbours to ask
+    fewest:int=4,     # Clips that a label needs before one of them is doubted
 )->list:              # `Suspect`s, most doubtful first
     "Clips whose label their neighbours contradict"
     there = np.flatnonzero(np.asarray(rows).any(1)) if len(rows) else np.empty(0, int)
@@ -80,5 +81,6 @@ def suspects(
     names, shares = votes(labels, at, s)
     own = np.searchsorted(names, labels)
     doubt = 1 - shares[np.arange(len(own)), own]
-    order = [i for i in np.lexsort((-s.mean(1), -doubt)) if doubt[i] >= least][:most]
+    known = np.bincount(own, minlength=len(names))[own] >= fewest
+    order = [i for i in np.lexsort((-s.mean(1), -doubt)) if doubt[i] >= least and known[i]][:most]
     return [Suspect(ids[i], str(labels[i]), str(names[shares[i].argmax()]), round(float(doubt[i]), 3), [ids[n] for n in at[i][:5]]) for i in order]

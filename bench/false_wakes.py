@@ -12,6 +12,10 @@ PHRASE = "computer"
 SAME = ("the commuter train is late", "many commuters were on the road", "the competitor has won", "she will compute it later", "a new competition begins", "the company of commuters", "computing costs money", "he compared the two", "they commute together", "a complete answer")
 OTHER = ("the permuted list was longer", "a mute command from the tutor", "the composer is a Tudor", "confuse her with the computation", "accumulate a few terms", "the commander and the scooter", "imputed numbers", "compete with her today", "a compact router", "the disputer came home")
 
+HEARD = dict(same_words="sentences of the words it was woken by, other voices", other_words="sentences of other words like the phrase", talk="recordings of people who say something else")
+TRAINED = dict(without="without the false wakes", background="with them as background", hard="with them as hard negatives")
+CANNOT_SHOW = "The radio is synthetic voices, other ones than those that were captured and in no training; the sentences of same_words are the same. The trainings know no near misses, which usually foresee such words. A few seeds: another one moves all of it."
+
 
 def radio(texts, voices, each, seed):
     "int16 samples of voices that read sentences, half a second apart, each at its own level; and where each sentence begins and ends"
@@ -58,16 +62,59 @@ def scored(bundle, calls, talk, streams):
 def at_equal_misses(found, missed):
     "How many trials wake each model at the threshold at which it misses this share of the calls; chance beside the first and beside the second"
     from wakekit.serve.compare import flips
-    over = {n: {k: (f[k] >= np.nextafter(np.sort(f["calls"])[max(0, round(missed*len(f["calls"])) - 1)], 2)).astype(int) for k in ("same_words", "other_words", "talk")} for n, f in found.items()}
+    over = {n: {k: (f[k] >= np.nextafter(np.sort(f["calls"])[max(0, round(missed*len(f["calls"])) - 1)], 2)).astype(int) for k in HEARD} for n, f in found.items()}
     first, second = list(found)[:2]
-    return [dict(missed=missed, what=k, trials=len(o[k]), model=n, woken=int(o[k].sum()), p_to_first=round(flips(o[k], over[first][k]), 4), p_to_second=round(flips(o[k], over[second][k]), 4)) for k in ("same_words", "other_words", "talk") for n, o in over.items()]
+    return [dict(missed=missed, what=k, trials=len(o[k]), model=n, woken=int(o[k].sum()), p_to_first=round(flips(o[k], over[first][k]), 4), p_to_second=round(flips(o[k], over[second][k]), 4)) for k in HEARD for n, o in over.items()]
 
 
-def figures(rows, command):
-    "What the page of figures shows: trials that wake a model where it misses a tenth of the calls"
-    heard = dict(same_words="sentences of the words it was woken by, other voices", other_words="sentences of other words like the phrase", talk="recordings of people who say something else")
-    return {f"{r['what']}_{r['model']}": dict(value=r["woken"], unit=f"of {r['trials']}", what=f"{heard[r['what']]}, that wake the model trained {dict(without='without the false wakes', background='with them as background', hard='with them as hard negatives')[r['model']]} at 10 % missed calls", command=command)
-            for r in rows if r["missed"] == .1}
+def figures(runs, command):
+    "What the page of figures shows: trials that wake a model where it misses a twentieth or a tenth of the calls, mean of the seeds"
+    out = {}
+    for r in runs[0]["at_equal_misses"]:
+        if r["missed"] == .2: continue
+        woken = [q["woken"] for run in runs for q in run["at_equal_misses"] if all(q[k] == r[k] for k in ("missed", "what", "model"))]
+        out[f"{r['what']}_{r['model']}_{round(100*r['missed'])}"] = dict(value=round(sum(woken)/len(woken), 1), unit=f"of {r['trials']}", what=f"{HEARD[r['what']]}, that wake the model trained {TRAINED[r['model']]} where it misses {100*r['missed']:.0f} % of the calls; by seed {', '.join(map(str, woken))}", command=command)
+    return out
+
+
+def trained(home, name, a, seed, files, libri, more=()):
+    "The bundle of one training; it is not made twice"
+    from wakekit.data.dataset import Dataset
+    from wakekit.env import Settings
+    from wakekit.learn.config import preset
+    from wakekit.ship.quickstart import train_dataset
+    from wakekit.ship.stream import Bundle
+    out = home/f"{name}.wake"
+    if not (out/"manifest.json").is_file():
+        ds = Dataset.open_or_create(home/name, PHRASE)
+        for f in files[:a.recorded]: ds.add(f, "positive", source="calls")
+        for f in libri[::6]: ds.add(f, "negative", source="libri")
+        for m, source in more: ds.add(m.pcm, "negative", source=source)
+        config = preset("fast", [f"seed={seed}", *(["epochs=6", "steps_per_epoch=80", "verifier.steps=120"] if a.small else []), *a.set])
+        train_dataset(ds, out, config=config, settings=Settings.load(environ={}, device="auto"), data=spoken(a), force=True)
+    return Bundle.load(out)
+
+
+def spoken(a):
+    "What is synthesized for a training"
+    from wakekit.data.spoken import DataConfig
+    return DataConfig(phrase=PHRASE, near_misses=0, **(dict(synthetic=500, filler=325) if a.small else {}))
+
+
+def whole(a, seed, files, libri, pvcmd, streams):
+    "Three trainings of one seed, and what they are woken by"
+    from wakekit.data.inbox import FROM_INBOX
+    home = Path(a.work)/str(seed)
+    home.mkdir(parents=True, exist_ok=True)
+    first = trained(home, "without", a, seed, files, libri)
+    kept = listened(first, streams["captured"][0], a.near)
+    triggers = sum(m.kind == "trigger" for m in kept)
+    print(f"seed {seed}: captured {triggers} triggers, {len(kept) - triggers} close misses, of {len(streams['captured'][1])} sentences", flush=True)
+    models = dict(without=first, background=trained(home, "background", a, seed, files, libri, [(m, f"radio {k}") for k, m in enumerate(kept)]), hard=trained(home, "hard", a, seed, files, libri, [(m, FROM_INBOX + "radio") for m in kept]))
+    found = {name: scored(b, files[a.recorded:], [*libri[3::6], *pvcmd], {k: streams[k] for k in ("same_words", "other_words")}) for name, b in models.items()}
+    return dict(seed=seed, captured=len(kept), triggers=triggers, hours=found["hard"]["hours"], at_equal_misses=[r for missed in (.05, .1, .2) for r in at_equal_misses(found, missed)],
+                at_own_threshold=[dict(model=n, threshold=f["threshold"], missed=int((f["calls"] < f["threshold"]).sum()), calls=len(f["calls"]), **{k: int((f[k] >= f["threshold"]).sum()) for k in HEARD}) for n, f in found.items()],
+                still=json.loads((models["hard"].path/"metrics.json").read_text(encoding="utf-8"))["false_wakes"]["fire"])
 
 
 def main():
@@ -75,53 +122,27 @@ def main():
     p.add_argument("audio", help="folder of recordings, with wake/computer, speech/libri and speech/pvcmd")
     p.add_argument("--work", required=True, metavar="DIR", help="caches and bundles; the same call again goes on")
     p.add_argument("--out", metavar="FILE", help="write the figures as JSON")
+    p.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[0], metavar="N,N", help="three trainings of each (0)")
     p.add_argument("--recorded", type=int, default=0, metavar="N", help="recorded calls to learn from beside the synthetic ones (0)")
     p.add_argument("--near", type=float, default=.5, metavar="S", help="share of the threshold from which on a score is a close miss (0.5)")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the trainings; another one needs another --work")
     p.add_argument("--small", action="store_true", help="a quarter of the synthesis and of the steps")
     a = p.parse_args()
     from wakekit.core import write_json
     from wakekit.data.audio import find_audio
-    from wakekit.data.dataset import Dataset
-    from wakekit.data.inbox import FROM_INBOX
-    from wakekit.data.spoken import DataConfig, voice_sides
+    from wakekit.data.spoken import voice_sides
     from wakekit.data.synth import split_voices
-    from wakekit.env import Settings
-    from wakekit.learn.config import preset
-    from wakekit.ship.quickstart import train_dataset
     from wakekit.ship.speed import machine
-    from wakekit.ship.stream import Bundle
-    audio, work = Path(a.audio), Path(a.work)
-    files = find_audio(audio/"wake"/PHRASE)
-    libri, pvcmd = find_audio(audio/"speech"/"libri"), find_audio(audio/"speech"/"pvcmd")
-    settings = Settings.load(environ={}, device="auto")
-    data = DataConfig(phrase=PHRASE, near_misses=0, **(dict(synthetic=500, filler=325) if a.small else {}))
-    config = preset("fast", ["epochs=6", "steps_per_epoch=80", "verifier.steps=120"] if a.small else [])
-    aside = voice_sides(data)["test"]
-    near, far = split_voices(aside, .5, 1)
+    audio = Path(a.audio)
+    files, libri, pvcmd = (find_audio(audio/k) for k in (f"wake/{PHRASE}", "speech/libri", "speech/pvcmd"))
+    near, far = split_voices(voice_sides(spoken(a))["test"], .5, 1)
     streams = dict(captured=radio(SAME, near, 12, 1), same_words=radio(SAME, far, 12, 2), other_words=radio(OTHER, far, 12, 3))
-    def trained(name, more=()):
-        out = work/f"{name}.wake"
-        if not (out/"manifest.json").is_file():
-            ds = Dataset.open_or_create(work/name, PHRASE)
-            for f in files[:a.recorded]: ds.add(f, "positive", source="calls")
-            for f in libri[::6]: ds.add(f, "negative", source="libri")
-            for m, source in more: ds.add(m.pcm, "negative", source=source)
-            train_dataset(ds, out, config=config, settings=settings, data=data, force=True)
-        return Bundle.load(out)
-    first = trained("without")
-    kept = listened(first, streams["captured"][0], a.near)
-    print(f"captured: {sum(m.kind == 'trigger' for m in kept)} triggers, {sum(m.kind == 'near' for m in kept)} close misses, of {len(streams['captured'][1])} sentences", flush=True)
-    models = dict(without=first, background=trained("background", [(m, f"radio {k}") for k, m in enumerate(kept)]), hard=trained("hard", [(m, FROM_INBOX + "radio") for m in kept]))
-    del streams["captured"]
-    found = {name: scored(b, files[a.recorded:], [*libri[3::6], *pvcmd], streams) for name, b in models.items()}
-    rows = [r for missed in (.05, .1, .2) for r in at_equal_misses(found, missed)]
-    own = [dict(model=n, threshold=f["threshold"], missed=int((f["calls"] < f["threshold"]).sum()), calls=len(f["calls"]), **{k: int((f[k] >= f["threshold"]).sum()) for k in ("same_words", "other_words", "talk")}) for n, f in found.items()]
-    command = f"python bench/false_wakes.py DIR --work DIR{' --small' if a.small else ''}{f' --recorded {a.recorded}' if a.recorded else ''}"
-    result = dict(command=command, machine=machine(), figures=figures(rows, command), captured=len(kept), triggers=sum(m.kind == "trigger" for m in kept), small=a.small, recorded=a.recorded, hours=found["hard"]["hours"], at_equal_misses=rows, at_own_threshold=own,
-                  still=json.loads((models["hard"].path/"metrics.json").read_text(encoding="utf-8"))["false_wakes"]["fire"],
-                  cannot_show="The radio is synthetic voices, other ones than those that were captured and in no training; the sentences of same_words are the same. The trainings know no near misses, which usually foresee such words. One training of each: another seed moves all of it.")
-    for r in [*rows, *own]: print(r)
-    if a.out: write_json(a.out, result)
+    runs = []
+    for seed in a.seeds:
+        runs.append(whole(a, seed, files, libri, pvcmd, streams))
+        for r in [*runs[-1]["at_equal_misses"], *runs[-1]["at_own_threshold"]]: print(r, flush=True)
+    command = " ".join(["python bench/false_wakes.py DIR --work DIR", f"--seeds {','.join(map(str, a.seeds))}", *(["--small"] if a.small else []), *([f"--recorded {a.recorded}"] if a.recorded else []), *(f"--set {s}" for s in a.set)])
+    if a.out: write_json(a.out, dict(command=command, machine=machine(), figures=figures(runs, command), runs=runs, cannot_show=CANNOT_SHOW))
 
 
 if __name__ == "__main__": main()

@@ -254,6 +254,19 @@ def test_a_job_that_failed_says_why_and_is_tried_again(house, desk):
     desk.until("document.querySelector('#panel-jobs .wk-log').innerText.includes('deleted')")
     desk.press("jobs", "Try again")
     until(lambda: job.now()["attempt"] > 1 and job.now()["state"] == "failed") # its dataset is still away
+    # both go for good, and the page shows it without an error
+    def sure():
+        desk.until("!!document.querySelector('dialog[open]')")
+        desk.run("document.querySelector('dialog[open] .wk-main').click()")
+    desk.run("document.querySelector('#panel-jobs input[type=checkbox]').click()") # of all datasets
+    desk.until(f"(() => {{ const b = document.querySelector('#panel-jobs [aria-label=\"Delete job {job.id}\"]'); b?.click(); return !!b }})()")
+    sure()
+    desk.until(f"!document.querySelector('#panel-jobs [aria-label=\"Delete job {job.id}\"]')")
+    desk.until("(() => { const b = [...document.querySelectorAll('.wk-desk button')].find(b => b.textContent === 'Delete for good' && b.parentElement.textContent.startsWith('broken')); b?.click(); return !!b })()")
+    sure()
+    desk.until("![...document.querySelectorAll('.wk-desk button')].some(b => b.textContent === 'Delete for good' && b.parentElement.textContent.startsWith('broken'))")
+    assert job.id not in [j["id"] for j in client.get("/jobs")["jobs"]] and "broken" not in [d["name"] for d in client.get("/trash")["datasets"]]
+    assert not [c for c in desk.console if "rror" in c], desk.console
     client.ask("DELETE", "/datasets/long")
 
 

@@ -274,6 +274,39 @@ def test_what_others_do_meanwhile_is_said_and_overwritten_by_nobody(house, judge
 
 
 @browsers
+def test_a_sound_is_deleted_for_good_when_somebody_is_sure(house, judge):
+    client, box = house["client"], inbox_of(house, "cellar", 3)
+    page = judge("cellar")
+    page.shows("room 2")
+    page.press("1")
+    page.shows("room 1")
+    answer = lambda text: page.run(f"[...document.querySelectorAll('dialog[open] button')].find(b => b.textContent === '{text}').click()")
+    def ask():
+        page.of("p.goneButton.click()")
+        page.until("!!document.querySelector('dialog[open]')")
+    ask()
+    assert "cannot be brought back" in page.run("document.querySelector('dialog[open]').innerText")
+    page.press("2") # a dialog is no place to judge
+    answer("Keep it")
+    page.shows("room 1")
+    assert len(box) == 2 and len(list(client.clips("cellar"))) == 1
+    ask()
+    answer("Delete it")
+    page.shows("room 0")
+    page.says("inbox", "room 1: deleted.")
+    assert {f.origin for f in box.found(None)} == {"room 0", "room 2"}
+    assert page.of("p.waiting") == 1 == page.of("p.total")
+    page.put("#panel-inbox select[aria-label=State]", "decided") # the sound goes, the clip stays
+    page.shows("room 2")
+    ask()
+    assert "The clip that it became stays" in page.run("document.querySelector('dialog[open]').innerText")
+    answer("Delete it")
+    page.says("inbox", "Nothing was decided yet")
+    assert len(box) == 1 and [c["label"] for c in client.clips("cellar")] == ["positive"]
+    assert page.of("p.undoButton.disabled") # nothing of it can be taken back
+
+
+@browsers
 def test_a_decision_that_does_not_arrive_is_not_lost(house, judge):
     box = inbox_of(house, "porch", 2)
     page = judge("porch")

@@ -68,7 +68,7 @@ export class Service {
       if (e.name === 'AbortError') throw e
       throw new Trouble(0, { detail: 'The dashboard does not answer. Is it still running? This page goes on when it is back.', code: 'away' })
     }
-    const about = r.headers.get('content-type') ?? '', found = /^application\/([\w.-]+\+)?json\b/.test(about) ? await r.json() : await r.text()
+    const about = r.headers.get('content-type') ?? '', text = await r.text(), found = text && /^application\/([\w.-]+\+)?json\b/.test(about) ? JSON.parse(text) : text // 204 is called JSON, and empty
     if (r.ok) return found
     if (r.status === 503 && method === 'GET' && tries > 1) { // busy: it says when to come again
       await new Promise(done => setTimeout(done, 1000 * Math.min(Number(r.headers.get('retry-after')) || 1, 5)))

@@ -1,5 +1,5 @@
 // The inbox: sounds that nobody has judged yet, one after the other. Hear it, see it, trim it, say what it is; the next one comes by itself.
-import { Panel, Trouble, ago, code, count, h, options, several } from './base.js'
+import { Panel, Trouble, ago, code, count, h, options, several, sure } from './base.js'
 import { Trim, seen } from './trim.js'
 
 export const LABELS = ['positive', 'negative', 'noise']
@@ -49,7 +49,8 @@ export class Inbox extends Panel {
       h('div.wk-bar', this.playButton, this.part, this.all, h('span.wk-fill'), h('label.wk-check', this.self, 'play the next by itself')),
       h('div.wk-acts', this.acts), this.known)
     this.none = h('div')
-    this.about = h('div', this.facts, this.machines)
+    this.goneButton = h('button.wk-link', { type: 'button', click: () => this.remove() }, 'Delete this sound for good')
+    this.about = h('div', this.facts, this.machines, this.goneButton)
     this.some = h('div.wk-two.wide', h('section.wk-card', this.stage, this.none, h('div.wk-bar.wk-after', this.speaker, this.line, this.undoButton), this.said, this.about), h('div', this.list))
     this.only = h('div.wk-note', { hidden: true })
     this.nothing = h('div.wk-note', 'Choose a dataset above, or make one: it needs a name and the phrase.')
@@ -318,6 +319,26 @@ export class Inbox extends Panel {
       this.chosen.set('clips', Date.now())
       if (last.name === this.name) await this.look(last.id)
     }).finally(() => { this.busy = false; this.tellUndo() })
+  }
+
+  /** No undo brings it back; rejecting does for what is only not wanted */
+  async remove() {
+    const { sound: s, path } = this
+    if (!s || this.busy || !await sure(`Delete this sound for good: ${place(s)}? ${s.decision?.action === 'accept' ? 'The clip that it became stays.' : 'It cannot be brought back; rejecting it can be undone.'}`, 'Delete it', 'Keep it')) return
+    this.busy = true
+    return this.doing(this.goneButton, async () => {
+      try { await this.service.remove(`${path}/${s.id}`) } catch (e) { return this.missed(e, s) }
+      this.done = this.done.filter(d => d.id !== s.id)
+      if (path !== this.path) return
+      this.turn++ // what was asked before still knows it
+      const i = this.rows.findIndex(r => r.id === s.id)
+      this.rows = this.rows.filter(r => r.id !== s.id)
+      this.total--
+      if (!s.decision) this.waiting--
+      this.say('')
+      this.line.textContent = `${place(s)}: deleted.`
+      this.choose(Math.max(0, i))
+    }).finally(() => { this.busy = false })
   }
 
   key(e) {

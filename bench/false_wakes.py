@@ -91,19 +91,23 @@ def trained(home, name, a, seed, files, libri, more=()):
         for f in libri[::6]: ds.add(f, "negative", source="libri")
         for m, source in more: ds.add(m.pcm, "negative", source=source)
         config = preset("fast", [f"seed={seed}", *(["epochs=6", "steps_per_epoch=80", "verifier.steps=120"] if a.small else []), *a.set])
-        train_dataset(ds, out, config=config, settings=Settings.load(environ={}, device="auto"), data=spoken(a), force=True)
+        train_dataset(ds, out, config=config, settings=Settings.load(environ={}, device="auto"), data=spoken(a, seed), force=True)
     return Bundle.load(out)
 
 
-def spoken(a):
+def spoken(a, seed):
     "What is synthesized for a training"
     from wakekit.data.spoken import DataConfig
-    return DataConfig(phrase=PHRASE, near_misses=0, **(dict(synthetic=500, filler=325) if a.small else {}))
+    return DataConfig(phrase=PHRASE, near_misses=0, seed=seed, **(dict(synthetic=500, filler=325) if a.small else {}))
 
 
-def whole(a, seed, files, libri, pvcmd, streams):
-    "Three trainings of one seed, and what they are woken by"
+def whole(a, seed, files, libri, pvcmd):
+    "Three trainings of one seed, and what they are woken by: voices that none of them knows"
     from wakekit.data.inbox import FROM_INBOX
+    from wakekit.data.spoken import voice_sides
+    from wakekit.data.synth import split_voices
+    near, far = split_voices(voice_sides(spoken(a, seed))["test"], .5, 1)
+    streams = dict(captured=radio(SAME, near, 12, 1), same_words=radio(SAME, far, 12, 2), other_words=radio(OTHER, far, 12, 3))
     home = Path(a.work)/str(seed)
     home.mkdir(parents=True, exist_ok=True)
     first = trained(home, "without", a, seed, files, libri)
@@ -130,16 +134,12 @@ def main():
     a = p.parse_args()
     from wakekit.core import write_json
     from wakekit.data.audio import find_audio
-    from wakekit.data.spoken import voice_sides
-    from wakekit.data.synth import split_voices
     from wakekit.ship.speed import machine
     audio = Path(a.audio)
     files, libri, pvcmd = (find_audio(audio/k) for k in (f"wake/{PHRASE}", "speech/libri", "speech/pvcmd"))
-    near, far = split_voices(voice_sides(spoken(a))["test"], .5, 1)
-    streams = dict(captured=radio(SAME, near, 12, 1), same_words=radio(SAME, far, 12, 2), other_words=radio(OTHER, far, 12, 3))
     runs = []
     for seed in a.seeds:
-        runs.append(whole(a, seed, files, libri, pvcmd, streams))
+        runs.append(whole(a, seed, files, libri, pvcmd))
         for r in [*runs[-1]["at_equal_misses"], *runs[-1]["at_own_threshold"]]: print(r, flush=True)
     command = " ".join(["python bench/false_wakes.py DIR --work DIR", f"--seeds {','.join(map(str, a.seeds))}", *(["--small"] if a.small else []), *([f"--recorded {a.recorded}"] if a.recorded else []), *(f"--set {s}" for s in a.set)])
     if a.out: write_json(a.out, dict(command=command, machine=machine(), figures=figures(runs, command), runs=runs, cannot_show=CANNOT_SHOW))

@@ -20,7 +20,7 @@ from wakekit.data.speech import speak_into
 from wakekit.data.synth import draw_utterances, synthesize
 from wakekit.serve import beside
 from wakekit.serve.client import Client
-import wakekit.serve.review # noqa: F401 (Client.put_sound)
+import wakekit.serve.curate, wakekit.serve.review # noqa: E401, F401 (Client.look, Client.put_sound)
 from wakekit.serve.dashboard import TABS
 from wakekit.ship.toy import chime, toy_bundle
 
@@ -57,7 +57,7 @@ def tab(page, name):
         return !!document.querySelector('#panel-{TABS[name][0]} .wakekit')?.panel && !!document.querySelector('#panel-{TABS[name][0]}').offsetParent }})()""")
 
 
-SEEN = {"Inbox": "document.querySelectorAll('#panel-inbox .wk-found').length > 3 && !!document.querySelector('#panel-inbox .wakekit').panel.trim.picture", "Dataset": "!!document.querySelector('#panel-clips .wk-clip svg') && (document.querySelector('#panel-clips .wk-clip').click(), true)", "Synthesize": "!!document.querySelector('#panel-synthesize .wk-voice')", "Train": "!!document.querySelector('#panel-train .wk-choice')",
+SEEN = {"Data quality": "document.querySelectorAll('#panel-quality .wk-advice li').length > 0", "Inbox": "document.querySelectorAll('#panel-inbox .wk-found').length > 3 && !!document.querySelector('#panel-inbox .wakekit').panel.trim.picture", "Dataset": "!!document.querySelector('#panel-clips .wk-clip svg') && (document.querySelector('#panel-clips .wk-clip').click(), true)", "Synthesize": "!!document.querySelector('#panel-synthesize .wk-voice')", "Train": "!!document.querySelector('#panel-train .wk-choice')",
         "Evaluate": "!!document.querySelector('#panel-evaluate .wk-det svg')", "Try live": "!!document.querySelector('#panel-live option')", "Ship": "!!document.querySelector('#panel-ship td a')", "Environment": "!!document.querySelector('#panel-environment td')"}
 ALSO = {"Train": "document.querySelector('#panel-train .wk-more').open = true", "Ship": "document.querySelector('#panel-ship details').open = true"}
 
@@ -177,6 +177,7 @@ def learnt(client, root, phrase="hey jarvis"):
     job = client.train("kitchen", "tiny", {"epochs": 6, "data.synthetic": 300, "data.near_misses": 150, "data.filler": 300}, force=True)
     job.wait()
     client.promote("kitchen", job)
+    client.look("kitchen").wait()
     for k, (label, kind) in enumerate((("positive", "near"), ("negative", "trigger"), ("positive", "missed"), ("negative", "proposal"))):
         client.put_sound("kitchen", client.audio("kitchen", list(client.clips("kitchen", label=label))[k]["id"]), kind, origin="living room", start_s=600.*k, score=.4 + .1*k, detector="kitchen", version="1", threshold=.5)
     said, rng = [client.audio("kitchen", c["id"]) for c in client.clips("kitchen", label="positive")][:2], np.random.default_rng(0)

@@ -13,7 +13,7 @@ from wakekit.ship import quickstart as module
 FEW = DataConfig(synthetic=40, near_misses=10, filler=24, synthetic_rooms=2, valid_voices=.3, test_voices=.3)
 
 
-def settings(): return Settings.load(environ={}, device="cpu", compile="off")
+def settings(**more): return Settings.load(environ={}, device="cpu", compile="off", **more)
 def steps(): return preset("tiny", ["epochs=1", "steps_per_epoch=2", "warmup_steps=1", "batch.batch_size=32", "verifier.steps=2", "verifier.batch_size=8"])
 def noise(seed, seconds=.8): return (np.random.default_rng(seed).normal(size=int(seconds*16_000))*.1*np.hanning(int(seconds*16_000))).astype(np.float32)
 
@@ -44,6 +44,19 @@ def test_voices_of_a_dataset_are_near_misses_and_keep_their_side(tmp_path, monke
     for side, name in zip(e.value.args[0], ("train", "valid")):
         assert len(side.where("synthetic")) == len(side.where("near_miss")) == 3
         assert set(side.clips.groups) == {str(v) for v in voices[name][:3]} and {str(g)[:6] for g in side.background.groups} == {"person"}
+
+
+def test_a_seed_that_was_given_counts_and_else_that_of_the_settings(tmp_path, monkeypatch):
+    ds = Dataset.create(tmp_path/"d", "hey jarvis")
+    def caught(folder, data, *a, **k): raise Stop(data.seed)
+    monkeypatch.setattr(module, "prepare", caught)
+    for config, data, of_settings, seed in ((0, 0, 0, 0), (0, 0, 5, 5), (3, 0, 5, 3), (3, 4, 5, 4)):
+        with pytest.raises(Stop) as e: module.train_dataset(ds, tmp_path/"out", config=steps().replace(seed=config), settings=settings(seed=of_settings), data=FEW.replace(seed=data))
+        assert e.value.args[0] == seed
+    def learn(out, data, config, *a): raise Stop((data.seed, config.seed))
+    monkeypatch.setattr(module, "_learn", learn)
+    with pytest.raises(Stop) as e: module.quickstart("hey jarvis", out=tmp_path/"q", config=steps().replace(seed=3), settings=settings(seed=5), data=FEW)
+    assert e.value.args[0] == (3, 3)
 
 
 def test_espeak_is_named_only_where_it_spoke(tmp_path):

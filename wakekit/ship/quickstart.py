@@ -126,6 +126,11 @@ def false_wakes(
     return dict(false_wakes=found)
 
 # %% ../../nbs/ship/36_quickstart.ipynb #0d8fe7f0
+def _seeded(config, data, settings):
+    "Both with a seed: their own, if somebody has given one, else that of the settings"
+    seed = config.seed or settings.seed
+    return config.replace(seed=seed), data.replace(seed=data.seed or seed)
+
 def train_dataset(
     dataset:Dataset,          # Whose phrase and clips; `negative` clips are background, `noise` is mixed in too
     out,                      # Folder of the bundle
@@ -145,7 +150,7 @@ def train_dataset(
     "Train on a dataset and export the bundle; the same call again resumes; under torchrun the first process exports"
     settings = settings or Settings.load()
     config = config or preset(settings.preset, [f"{k}={v}" for k, v in settings.train_overrides().items()])
-    data = (data or DataConfig()).replace(phrase=dataset.phrase, language=language, seed=settings.seed)
+    config, data = _seeded(config, (data or DataConfig()).replace(phrase=dataset.phrase, language=language), settings)
     item = lambda c: Item(c.path, c.voice or c.group, c.original_name or c.id, bool(c.voice))
     woken = [c for label in ("negative", "noise") for c in dataset.clips(label) if from_inbox(c)]
     hard, alone = {c.id for c in woken}, lambda c: replace(item(c), group=c.speaker or c.voice or c.id) # calls that came through the same device may be held out
@@ -155,7 +160,6 @@ def train_dataset(
     trackers_for(settings, work)  # a setting that cannot work shall fail now and not after an hour of preparing
     sets = prepare(work/"data", data, clips("positive"), [*clips("negative", (False,)), *more(background)], [*clips("noise"), *more(noise)],
                    find_audio(rooms) if rooms else (), clips("negative", (True,)), [alone(c) for c in woken])
-    config = config.replace(seed=settings.seed)
     licences = sorted({f"{c.source or 'recordings'}: {c.licence}" for c in dataset.clips() if c.licence})
     with tracking(settings, folder := run_folder(work, config, sets), phrase=dataset.phrase, language=language, dataset=dataset.fingerprint()) as told:
         result = train(sets, config, folder, settings, on_event)
@@ -246,10 +250,10 @@ def quickstart(
     check_phrase(phrase, language)
     settings = settings or Settings.load()
     config = config or preset(settings.preset, [f"{k}={v}" for k, v in settings.train_overrides().items()])
-    data = (data or DataConfig()).replace(phrase=phrase, language=language, seed=settings.seed, test_share=.2)
+    config, data = _seeded(config, (data or DataConfig()).replace(phrase=phrase, language=language, test_share=.2), settings)
     out = Path(out or Path("quickstart")/slug(phrase))
     trackers_for(settings, out)  # as in `train_dataset`
-    kept = _learn(out, data, config.replace(seed=settings.seed), settings, recordings, background)
+    kept = _learn(out, data, config, settings, recordings, background)
     q = _judge_and_show(kept[0], out, data, *kept[1:])
     report = q.report.to_dict()
     skipped = [*report["skipped"], *(dict(file=n, reason=r) for n, r in q.skipped)]

@@ -19,6 +19,15 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     assert read_json(tmp_path/"a.json") == {"old": 1} and names(tmp_path) == ["a.json"]
 
 
+@pytest.mark.parametrize("place", ["folder", "."])
+def test_a_folder_is_no_file(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/"folder").mkdir()
+    with pytest.raises(IsADirectoryError) as e:
+        with atomic_write(place) as f: f.write(b"x")
+    assert e.value.filename == place and names(tmp_path) == ["folder"]  # and not the name of a temporary file
+
+
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, failing):
     write_json(tmp_path/"a.json", {"old": 1})

@@ -367,6 +367,69 @@ def test_two_freeze_the_same_name(grown):
     assert sorted(map(str, found)) == ["True", "v"]
 
 
+# ---- manifests, tables and corpora as people have them
+
+def recordings(place, *names):
+    for i, n in enumerate(names): save_audio(place/n, voice(.3, seed=i))
+
+def test_one_bad_line_costs_one_line(ds, tmp_path):
+    recordings(tmp_path/"hf", "a.wav", "b.wav")
+    (tmp_path/"hf/metadata.jsonl").write_text('{"file_name": "a.wav", "label": "positive", "notes": "one\u2028two"}\nno json\n[1]\n{"file_name": 3, "label": "noise"}\n{"file_name": "b.wav", "label": "negative"}\n', encoding="utf-8")
+    report = ds.import_any(tmp_path/"hf")
+    assert [c.label for c in report.added] == ["positive", "negative"] and [why.split(":")[0] for _, why in report.skipped] == ["line 2", "line 3", "line 4"]
+    assert ds.clips("positive")[0].notes == "one\u2028two"
+    again = Dataset.create(tmp_path/"again", "hey jarvis")
+    assert len(again.import_jsonl(ds.export_jsonl(tmp_path/"out")).added) == 2  # what goes out comes in again
+
+@pytest.mark.parametrize("part", [dict(offset=float("nan"), duration=.1), dict(offset=.1, duration=float("nan")), dict(offset=.1, duration=float("inf")), dict(offset=float("inf")), dict(offset=-1, duration=.1), dict(offset=.1, duration=-1)])
+def test_times_that_are_none(ds, tmp_path, part):
+    recordings(tmp_path, "a.wav", "b.wav")
+    (tmp_path/"m.jsonl").write_text("\n".join(json.dumps(dict(audio_filepath=n, label="negative", **p)) for n, p in (("a.wav", part), ("b.wav", {}))), encoding="utf-8")
+    report = ds.import_jsonl(tmp_path/"m.jsonl")
+    assert len(report.added) == 1 and "start_s must be" in report.skipped[0][1]
+
+def test_tables_of_spreadsheets(ds, tmp_path):
+    recordings(tmp_path/"hf", "a.wav", "b.wav")
+    for text in ("file_name;label\r\na.wav;positive\r\n", "label\tfile_name\nnegative\tb.wav\n"):
+        (tmp_path/"hf/metadata.csv").write_text(text, encoding="utf-8-sig")
+        assert len(ds.import_any(tmp_path/"hf").added) == len(ds.import_any(tmp_path/"hf/metadata.csv").already) == 1
+    for data, says in (("file_name,label,speaker\na.wav,positive,Zo\xeb\n".encode("cp1252"), "not UTF-8"), (b"LJ001|one|one\nLJ002|two|two\n", "--format folder")):
+        (tmp_path/"hf/metadata.csv").write_bytes(data)
+        (_, why), = ds.import_any(tmp_path/"hf").skipped
+        assert says in why
+
+def test_a_manifest_that_is_one_list(ds, tmp_path):
+    recordings(tmp_path, "a.wav")
+    (tmp_path/"m.json").write_text(json.dumps([dict(audio_filepath="a.wav", label="positive"), dict(text="?"), "a.wav"], indent=1), encoding="utf-8")
+    report = ds.import_any(tmp_path/"m.json")
+    assert len(report.added) == 1 and [why.split(" ")[1].rstrip(":") for _, why in report.skipped] == ["2", "3"]
+
+def test_an_archive_is_called_by_its_name(ds, tmp_path):
+    recordings(tmp_path/"flat", "a.wav")
+    with pytest.raises(DatasetError, match="^(?!.*unpack-).*flat.zip has no subfolder named positive"): ds.import_zip(shutil.make_archive(str(tmp_path/"flat"), "zip", tmp_path/"flat"))
+    zipfile.ZipFile(tmp_path/"nothing.zip", "w").close()
+    with pytest.raises(DatasetError, match="^(?!.*unpack-).*no recordings in .*nothing.zip"): ds.import_zip(tmp_path/"nothing.zip", "positive")
+
+def test_what_was_said_for_all_counts_where_a_line_says_nothing(ds, tmp_path):
+    recordings(tmp_path, "a.wav", "b.wav")
+    (tmp_path/"m.jsonl").write_text('{"audio_filepath": "a.wav", "label": "positive", "speaker": "bob"}\n{"audio_filepath": "b.wav"}', encoding="utf-8")
+    report = ds.import_any(tmp_path/"m.jsonl", "negative", speaker="ann", licence="CC0", speaker_from_folder=True)
+    assert [(c.label, c.speaker, c.licence) for c in report.added] == [("positive", "bob", "CC0"), ("negative", "ann", "CC0")]
+
+def test_a_label_for_all_of_speech_commands_is_taken(tmp_path):
+    go = Dataset.create(tmp_path/"go", "go")
+    recordings(tmp_path/"sc", "go/ab_nohash_0.wav", "no/cd_nohash_0.wav", "_background_noise_/rain.wav")
+    assert sorted((c.label, c.speaker) for c in go.import_any(tmp_path/"sc", "negative").added) == [("negative", "ab"), ("negative", "cd"), ("noise", "")]
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_speakers_of_librispeech_are_known_without_being_asked_for(ds, tmp_path, packed):
+    for i, who in enumerate(("19", "26", "26")):
+        (to := tmp_path/f"LibriSpeech/dev-clean/{who}/7").mkdir(parents=True, exist_ok=True)
+        sf.write(to/f"{who}-7-000{i}.flac", voice(.3, seed=i), SR)
+    place = shutil.make_archive(str(tmp_path/"l"), "gztar", tmp_path, "LibriSpeech") if packed else tmp_path/"LibriSpeech"
+    assert sorted(c.speaker.split()[-1] for c in ds.import_any(place).added) == ["19", "26", "26"]
+
+
 # ---- Label Studio
 
 def results(*tasks): return [dict(id=i + 1, data=data, annotations=annotations) for i, (data, annotations) in enumerate(tasks)]
@@ -625,3 +688,18 @@ def test_commands(tmp_path, monkeypatch, capsys):
     for wrong in (["--word", "x"], ["--word", "x=boss"]): assert run("data", "import", "cabin", tmp_path/"ls/back.json", *wrong)[0] == 2
     assert run("data", "export", "kitchen", "--format", "audiofolder", "--label", "noise", "--out", tmp_path/"x")[0] == 2
     assert run("data", "diff", "kitchen", "v9")[0] == 1
+
+def test_files_that_the_shell_found_and_places_of_which_one_is_not_there(tmp_path, monkeypatch, capsys):
+    from wakekit.cli_data import commands
+    monkeypatch.setenv("WAKEKIT_DATA_DIR", str(tmp_path/"data"))
+    run = lambda *line: (commands.run(["data", *map(str, line)]), *capsys.readouterr())
+    run("create", "kitchen", "hey jarvis")
+    recordings(tmp_path, "call 1.wav", "call 2.flac", "more/call 3.wav", "call 4.wav")
+    calls = sorted(tmp_path.glob("call*"))
+    code, out, err = run("import", "kitchen", *calls)
+    assert code == 2 and "--label says" in err and not out
+    code, out, err = run("import", "kitchen", *calls, tmp_path/"gone", tmp_path/"more", "--label", "positive", "--speaker", "ann", "--json")
+    found = json.loads(out)
+    assert code == 1 and {c["speaker"] for c in found["added"]} == {"ann"} and len(found["added"]) == 4
+    assert [s["reason"] for s in found["skipped"]] == [f"{tmp_path/'gone'} does not exist"]
+    assert run("import", "kitchen", tmp_path/"gone", "--label", "positive")[0] == 1

@@ -9,7 +9,7 @@ __all__ = ['commands', 'command', 'as_usage', 'settings_of', 'dataset_path', 'da
 import contextlib, re, time
 from pathlib import Path
 from . import __version__
-from .core import ConfigError, DatasetError, SettingsError, TrainError, windows_problem
+from .core import AudioError, ConfigError, DatasetError, SettingsError, TrainError, windows_problem
 from .terminal import Commands, UsageError, arg, plain, show
 
 # %% ../nbs/50_cli_data.ipynb #c532fba3
@@ -128,6 +128,11 @@ def _import(ds, place, a):
     if kind == "label-studio": return ds.import_label_studio(place, a.audio, _meanings(a.word))
     return ds.import_any(place, a.label, kind, a.max_gb, speaker=a.speaker, speaker_from_folder=a.speaker_from_folder, source=a.source, licence=a.licence)
 
+def _is_recording(place, a):
+    "Is it a single file to listen to? Those that the shell found come by the hundred"
+    from wakekit.data.interchange import guess_format
+    return a.format in ("auto", "folder") and Path(place).is_file() and guess_format(place) == "folder"
+
 def _imported(a, ds, reports):
     "Show what came of imports"
     added, already, skipped, damaged = ([x for r in reports for x in getattr(r, k)] for k in ("added", "already", "skipped", "damaged"))
@@ -143,9 +148,9 @@ def _imported(a, ds, reports):
 
 # %% ../nbs/50_cli_data.ipynb #10d1cd8d
 @command("data import", "Add recordings to a dataset; bad files are listed and skipped",
-          "wakekit data import kitchen ~/recordings --label positive\nwakekit data import kitchen ~/corpus          (with positive/, negative/ or noise/ inside)\nwakekit data import kitchen from_ann.zip\nwakekit data import kitchen project-3.json --audio ~/label_studio_files --word 'Wake=positive'",
-          arg("name", metavar="NAME"), arg("folders", nargs="+", metavar="PLACE", help="folders, archives (zip, tar.gz …), JSONL manifests, Label Studio's results"),
-          arg("--label", choices=("positive", "negative", "noise"), help="label of all of them; without it the subfolders tell"),
+          "wakekit data import kitchen ~/recordings --label positive\nwakekit data import kitchen call*.wav --label positive --speaker ann\nwakekit data import kitchen ~/corpus          (with positive/, negative/ or noise/ inside)\nwakekit data import kitchen from_ann.zip\nwakekit data import kitchen project-3.json --audio ~/label_studio_files --word 'Wake=positive'",
+          arg("name", metavar="NAME"), arg("folders", nargs="+", metavar="PLACE", help="recordings, folders of them, archives (zip, tar.gz …), JSONL manifests, Label Studio's results"),
+          arg("--label", choices=("positive", "negative", "noise"), help="label of all of them; without it the subfolders tell. In a manifest only of lines that have none"),
           arg("--format", default="auto", choices=("auto", "folder", "speech-commands", "tree", "jsonl", "audiofolder", "dataset", "zip", "label-studio"), help="how they are laid out"),
           arg("--speaker", default="", help="who speaks in all of them (keeps them together when data is split)"),
           arg("--speaker-from-folder", action="store_true", help="there is a folder for each person, below positive/ and negative/ where the subfolders tell the label"),
@@ -154,7 +159,17 @@ def _imported(a, ds, reports):
           arg("--word", action="append", default=[], metavar="WORD=LABEL", help="Label Studio: what a word stands for (positive, negative, noise, reject); WORD= passes it over; may be repeated"))
 def _data_import(a):
     ds = dataset_of(a)
-    return _imported(a, ds, [_import(ds, f, a) for f in a.folders])
+    from wakekit.data.imports import ImportReport
+    reports, failed = [], []
+    if files := [f for f in a.folders if _is_recording(f, a)]:
+        if not a.label: raise UsageError(f"--label says what {Path(files[0]).name} is: positive, negative or noise")
+        reports.append(ds.import_items([dict(src=Path(f), label=a.label, speaker=a.speaker, source=a.source, licence=a.licence) for f in files]))
+    for place in (f for f in a.folders if f not in files):
+        try: reports.append(_import(ds, place, a))
+        except (AudioError, DatasetError) as e:
+            if len(a.folders) == 1: raise
+            failed.append((place, str(e)))
+    return _imported(a, ds, [*reports, ImportReport(skipped=failed)]) or int(bool(failed))
 
 _OUT = {"jsonl": "NeMo manifest", "audiofolder": "Hugging Face AudioFolder split by speaker", "zip": "one file that is a dataset again when unpacked", "label-studio": "tasks to label"}
 @command("data export", "Write a dataset in a form that others read", "wakekit data export kitchen --format audiofolder --out kitchen_hf\nwakekit data export kitchen --format zip --out kitchen.zip\nwakekit data export kitchen --format label-studio --out to_label --label positive\nwakekit data export kitchen --format label-studio --inbox --regions --out to_review",

@@ -9,7 +9,7 @@ __all__ = ['SAMPLE_RATE', 'WakekitError', 'AudioError', 'DatasetError', 'Setting
            'read_json', 'sha256_file', 'file_lock', 'in_notebook', 'progress', 'watch_progress']
 
 # %% ../nbs/00_core.ipynb #6b2a0815
-import contextlib, dataclasses, difflib, hashlib, importlib, importlib.util, io, json, math, os, re, shlex, shutil, sys, time, types, typing, unicodedata, uuid
+import contextlib, dataclasses, difflib, errno, hashlib, importlib, importlib.util, io, json, math, os, re, shlex, shutil, sys, time, types, typing, unicodedata, uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -285,6 +285,7 @@ def atomic_write(
     "Write `path` wholly or not at all: on any error the old file stays and nothing else is left"
     path = Path(path)
     if mode not in ("w", "wb"): raise ValueError(f"atomic_write writes whole files: mode is 'w' or 'wb', not {mode!r}")
+    if path.is_dir(): raise IsADirectoryError(errno.EISDIR, "this is a folder, name a file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
     try:

@@ -183,7 +183,7 @@ def iter_audio(
 ):                               # Iterator of float32 (time,) chunks in [-1, 1]
     "Stream a recording of any length: mono, at `sample_rate`, in constant memory"
     if chunk_s <= 0: raise AudioError(f"chunk_s must be above 0, not {chunk_s}")
-    if start_s < 0 or (duration_s is not None and duration_s <= 0): raise AudioError("start_s must be 0 or more and duration_s above 0")
+    if not 0 <= start_s < math.inf or (duration_s is not None and not 0 < duration_s < math.inf): raise AudioError("start_s must be 0 or more and duration_s above 0")
     name, size, parts, have, any_yet = _name(src), max(1, int(round(chunk_s*sample_rate))), [], 0, False
     blocks = _blocks(src, start_s, duration_s)
     for block in _resampled(blocks, next(blocks), sample_rate):

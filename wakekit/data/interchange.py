@@ -6,7 +6,7 @@
 __all__ = ['guess_format']
 
 # %% ../../nbs/data/17_interchange.ipynb #4b7a505b
-import json, os, re, shutil
+import csv, io, json, os, re, shutil
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import AudioError, ConfigError, DatasetError, atomic_write, progress, read_json
@@ -50,7 +50,7 @@ def import_folder(self:Dataset,
 
 def _folder(path):
     path = Path(path)
-    if not path.is_dir(): raise DatasetError(f"{path} is no folder" if path.exists() else f"{path} does not exist")
+    if not path.is_dir(): raise DatasetError(f"{path} is no folder; ds.add takes a single recording" if path.exists() else f"{path} does not exist")
     return path
 
 # %% ../../nbs/data/17_interchange.ipynb #ecc95382
@@ -65,12 +65,13 @@ def import_speech_commands(self:Dataset,
     folder,                 # The unpacked archive
     word:str|None=None,     # The word that is positive; the dataset's phrase by default
     per_word:int|None=None, # At most this many clips of each word; None for all
+    label:str|None=None,    # Label of all words; None tells them apart by `word`
 )->ImportReport:            # What came of it
     "Add Google Speech Commands: one word positive, the others negative, its background files as noise"
     folder, word = _folder(folder), (word or self.phrase).lower().replace(" ", "_")
     words = sorted(p for p in folder.iterdir() if p.is_dir() and any("_nohash_" in f.name for f in p.iterdir()))
     if not words: raise DatasetError(f"{folder} does not look like Speech Commands: no <word>/<speaker>_nohash_<n>.wav in it")
-    items = [dict(src=p, label="positive" if place.name.lower() == word else "negative", speaker=p.name.split("_nohash_")[0], source="speech commands", licence=_sc_licence,
+    items = [dict(src=p, label=check_label(label) if label else "positive" if place.name.lower() == word else "negative", speaker=p.name.split("_nohash_")[0], source="speech commands", licence=_sc_licence,
                   notes=f"word: {place.name}") for place in words for p in _thin(find_audio(place), per_word)]
     noise = sorted((folder/"_background_noise_").glob("*.wav"))
     items += [dict(src=p, label="noise", source=f"speech commands: {p.stem}", licence=_sc_licence) for p in noise]
@@ -102,13 +103,15 @@ def import_tree(self:Dataset,
     return self.import_items(items, desc=f"importing {source}")
 
 # %% ../../nbs/data/17_interchange.ipynb #90760057
+_FILE = ("audio_filepath", "audio_path", "file_name", "path") # What names the recording in a line
+
 def _beside(root, where):
     "A file that a manifest names; one that was written on Windows may have backslashes in it"
     return root/where if "\\" not in where or (root/where).exists() else root/where.replace("\\", "/")
 
-def _line_item(d, root, label, number, within):
+def _line_item(d, root, label, number, within, about):
     "One line of a manifest as an item for `import_items`"
-    where = d.get("audio_filepath") or d.get("audio_path") or d.get("file_name") or d.get("path")
+    where = next((d[k] for k in _FILE if d.get(k)), None)
     if not where: raise DatasetError(f"line {number} names no audio_filepath")
     kind = d.get("label", d.get("command"))
     if kind not in LABELS and label is None: raise DatasetError(f"line {number} has the label {kind!r}; name one of {', '.join(LABELS)} for all of them")
@@ -116,21 +119,42 @@ def _line_item(d, root, label, number, within):
     part = {} if whole else dict(start_s=float(d["offset"]), duration_s=float(d["duration"]) if d.get("duration") else None)
     src = _beside(root, where)
     if within and not src.resolve().is_relative_to(within.resolve()): raise DatasetError(f"line {number} names a file outside of the archive: {where[:80]}")
-    return dict(src=src, label=kind if kind in LABELS else label, **part, **{k: str(d[k]) for k in ABOUT if d.get(k)})
+    return dict(src=src, label=kind if kind in LABELS else label, **part, **{**about, **{k: str(d[k]) for k in ABOUT if d.get(k)}})
+
+# %% ../../nbs/data/17_interchange.ipynb #ad849398
+def _lines(manifest):
+    "(number, a line of JSON or a row of CSV) of a manifest"
+    try: text = manifest.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError: raise DatasetError(f"{manifest} is not UTF-8: save it again in that encoding (in Excel: CSV UTF-8)") from None
+    if text.lstrip().startswith("["):
+        try: return list(enumerate(json.loads(text), 1)) # one list instead of lines
+        except ValueError: pass
+    if manifest.suffix.lower() != ".csv": return [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=text.partition("\n")[0].count))
+    try:
+        if not {*_FILE} & {*(table.fieldnames or ())}: raise DatasetError(f"{manifest} has no column file_name, so it does not say which recording is which: with format='folder' (on the command line --format folder) the recordings are read without it")
+        return [(table.line_num, row) for row in table]
+    except csv.Error as e: raise DatasetError(f"line {table.line_num} of {manifest} cannot be read: {e}") from None
+
+def _items(manifest, label, within, about):
+    "What a manifest names, as items for `import_items`, and (manifest, reason) of bad lines"
+    items, bad = [], []
+    for n, line in _lines(manifest):
+        try: items.append(_line_item(json.loads(line) if isinstance(line, str) else line, manifest.parent, label, n, within, about))
+        except (ValueError, TypeError, AttributeError) as e: bad.append((manifest, f"line {n}: {e}" if f"line {n}" not in str(e) else str(e)))
+    return items, bad
 
 @patch
 def import_jsonl(self:Dataset,
     manifest,            # The .jsonl file
     label:str|None=None, # Label where a line has none of ours
     within:Path|None=None, # Files that are not in this folder are not read
+    **about,             # speaker, source, licence … where a line does not say
 )->ImportReport:         # What came of it
     "Add what a JSONL manifest (NeMo's form) names"
-    manifest, items, bad = Path(manifest), [], []
+    manifest = Path(manifest)
     if not manifest.is_file(): raise DatasetError(f"{manifest} does not exist")
-    for number, line in enumerate(manifest.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip(): continue
-        try: items.append(_line_item(json.loads(line), manifest.parent, label and check_label(label), number, within))
-        except (ValueError, TypeError, AttributeError) as e: bad.append((manifest, f"line {number}: {e}" if f"line {number}" not in str(e) else str(e)))
+    items, bad = _items(manifest, label and check_label(label), within, about)
     report = self.import_items(items, desc=f"importing {manifest.name}")
     report.skipped = bad + report.skipped
     return report
@@ -176,26 +200,24 @@ def export_audiofolder(self:Dataset,
             f.writelines(_line(c, f"{c.id}.wav").replace('"audio_filepath"', '"file_name"', 1) for c in clips)
     return folder
 
-def _metadata(path):
-    "Rows of a metadata.jsonl or metadata.csv"
-    if path.suffix == ".jsonl": return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    import csv
-    with open(path, encoding="utf-8-sig", newline="") as f: return list(csv.DictReader(f))
-
 @patch
 def import_audiofolder(self:Dataset,
     folder,              # What `export_audiofolder` or somebody else wrote
     label:str|None=None, # Label where there is none of ours
     within:Path|None=None, # Files that are not in this folder are not read
+    **about,             # speaker, source, licence … where the metadata do not say
 )->ImportReport:         # What came of it
     "Add a Hugging Face AudioFolder"
-    folder, items, bad = _folder(folder), [], []
+    folder, label, items, bad = _folder(folder), label and check_label(label), [], []
     tables = sorted([*folder.rglob("metadata.jsonl"), *folder.rglob("metadata.csv")])
-    rows = ((t, d) for t in tables for d in _metadata(t))
-    if not tables: rows = ((p, dict(file_name=p.name, label=next((part for part in p.relative_to(folder).parts if part in LABELS), None))) for p in find_audio(folder))
-    for number, (table, d) in enumerate(rows, 1):
-        try: items.append(_line_item(d, table.parent, label and check_label(label), number, within))
-        except ValueError as e: bad.append((table, str(e)))
+    for table in tables:
+        try: found = _items(table, label, within, about)
+        except DatasetError as e: found = [], [(table, str(e))]
+        items, bad = items + found[0], bad + found[1]
+    for p in [] if tables else find_audio(folder):
+        kind = next((part for part in p.relative_to(folder).parts if part in LABELS), label)
+        if kind: items.append({**about, "src": p, "label": kind})
+        else: bad.append((p, f"no folder on its way is named {', '.join(LABELS)}; name a label for all of them"))
     report = self.import_items(items, desc=f"importing {folder.name}")
     report.skipped = bad + report.skipped
     return report
@@ -234,7 +256,7 @@ def guess_format(
 )->str:    # `jsonl`, `label-studio`, `zip`, `dataset`, `audiofolder`, `speech-commands`, `folder` or `tree`
     "How recordings are laid out"
     place = Path(place)
-    if place.is_file() and place.suffix.lower() in (".jsonl", ".json"): return "label-studio" if is_label_studio(place) else "jsonl"
+    if place.is_file() and place.suffix.lower() in (".jsonl", ".json", ".csv"): return "label-studio" if is_label_studio(place) else "jsonl"
     if place.is_file() and place.suffix.lower() in ARCHIVES: return "zip"
     if not place.is_dir(): return "folder"
     if (place/"dataset.json").is_file() and (place/"clips").is_dir(): return "dataset"
@@ -242,7 +264,11 @@ def guess_format(
     if any(next(place.rglob(f"metadata.{end}"), None) for end in ("jsonl", "csv")): return "audiofolder"
     if subs.keys() & set(LABELS[:2]): return "folder"
     if any(next(p.glob("*_nohash_*"), None) for p in subs.values()): return "speech-commands"
-    return "tree" if subs.keys() & {"speech", "music"} else "folder"
+    return "tree" if subs.keys() & {"speech", "music"} or _is_libri(next(place.rglob("*.flac"), None)) else "folder"
+
+def _is_libri(path):
+    "Does a file stand where LibriSpeech has it: speaker/chapter/speaker-chapter-0001.flac?"
+    return path is not None and path.stem.startswith(f"{path.parent.parent.name}-{path.parent.name}-")
 
 def _inside(folder):
     "Where in an unpacked archive the recordings begin: a manifest, a dataset, or the first folder that holds more than one thing"
@@ -261,16 +287,16 @@ def import_any(self:Dataset,
     format:str="auto",   # As `guess_format` calls it
     max_gb:float=MAX_GB, # How much may come out of an archive, GB
     within:Path|None=None, # Files that are not in this folder are not read, whatever a manifest says
-    **about,             # speaker, speaker_from_folder, source, licence; each where the format takes it
+    **about,             # speaker, source, licence; each where the format takes it and does not say it itself; speaker_from_folder
 )->ImportReport:         # What came of it
     "Add recordings, however they are laid out"
     kind = guess_format(place) if format == "auto" else format
     about = {k: v for k, v in about.items() if v}
     if kind == "zip": return self.import_zip(place, label, max_gb, **about)
-    if kind == "speech-commands": return self.import_speech_commands(place)
+    if kind == "speech-commands": return self.import_speech_commands(place, label=label)
     if kind == "folder": return self.import_folder(place, label, **about)
     if kind == "tree": return self.import_tree(place, label, **{k: v for k, v in about.items() if k in ("source", "licence")})
-    if kind in ("jsonl", "audiofolder"): return getattr(self, f"import_{kind}")(place, label, within)
+    if kind in ("jsonl", "audiofolder"): return getattr(self, f"import_{kind}")(place, label, within, **{k: v for k, v in about.items() if k in ABOUT})
     if kind == "dataset": return self.import_dataset(place, label)
     if kind == "label-studio": return self.import_label_studio(place)
     raise DatasetError(f"there is no format {kind!r}; use auto, folder, tree, speech-commands, jsonl, audiofolder, label-studio, dataset or zip")
@@ -284,8 +310,8 @@ def import_zip(self:Dataset,
 )->ImportReport:         # What came of it
     "Add what an archive holds: recordings in folders, a manifest, a corpus or a whole dataset"
     with unpacked(path, self.path, max_gb) as (folder, left):
-        inner = _inside(folder)
-        report = self.import_any(inner, label, within=folder, **about)
+        try: report = self.import_any(_inside(folder), label, within=folder, **about)
+        except (AudioError, DatasetError) as e: raise DatasetError(str(e).replace(str(folder), str(path))) from None
         outside = lambda p: f"{Path(path).name}/{Path(p).relative_to(folder).as_posix()}" if isinstance(p, Path) and p.is_relative_to(folder) else p
         report.skipped = [*left, *((outside(p), why.replace(f"{folder}{os.sep}", "")) for p, why in report.skipped)]
         report.damaged = [(outside(p), why.replace(f"{folder}{os.sep}", "")) for p, why in report.damaged]

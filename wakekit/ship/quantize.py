@@ -278,6 +278,7 @@ def verifier_feeds(
     config = FeatureConfig.from_json(props["features"]) if "features" in props else FeatureConfig()
     return [dict(mel=np.stack([window_at(mel, r) for r in rates])) for mel in (log_mel(w, config) for w in windows)]
 
+# %% ../../nbs/ship/32_quantize.ipynb #4b0e0338
 VERIFIER_TOLERANCE = .3 # Mean difference in logit up to which eight bits are taken, the largest may be five times that; the logits of calls and of other sound lie ten apart
 
 def quantize_verifier(

@@ -260,6 +260,27 @@ def test_coach_says_when_everything_is_synthetic(tmp_path):
     for k in range(4): ds.add(speechlike(seed=k), "positive", voice=f"voice {k}")
     assert any("no recorded call" in a["why"] for a in report(ds).d["coach"])
 
+def test_nobody_is_told_to_record_a_synthesizer_again(tmp_path):
+    "Faults of what was made are nobody's, its labels are certain, and two words of one voice are no copies"
+    def report_of(name, **who):
+        ds = Dataset.create(tmp_path/name, "hey jarvis")
+        loud = lambda k: np.clip(4*(x := speechlike(seed=k))/np.abs(x).max(), -1, 1)
+        for k in range(20): ds.add(loud(k), "positive" if k < 10 else "negative", **(who or dict(speaker=f"person {k}")))
+        ds.add(.99*loud(0), "negative", **(who or dict(speaker="person 0")))
+        rows = np.eye(2, 20, dtype=np.float32)[[int(c.label == "negative") for c in ds.clips()]]
+        first = next(k for k, c in enumerate(ds.clips()) if c.label == "negative")
+        rows[first] = np.eye(2, 20)[0]
+        return report(ds, rows).d
+    people, machine = report_of("people"), report_of("machine", voice="espeak:anika", speaker="espeak:anika", source="synthesized by espeak")
+    assert {"clipped", "two_labels"} <= {f["kind"] for f in people["findings"]} and len(people["suspects"]) == 1 and people["duplicates"]
+    assert machine["findings"] == machine["suspects"] == machine["duplicates"] == [] and machine["clips"] == people["clips"] and not machine["leaks"]
+
+def test_a_recording_that_is_a_copy_of_what_was_synthesized_is_found(tmp_path):
+    ds = Dataset.create(tmp_path/"d", "hey jarvis")
+    for k in range(4): ds.add(speechlike(seed=k), "positive", voice="espeak:anika")
+    ds.add(.9*speechlike(seed=2), "negative", speaker="anna")
+    assert [len(t["ids"]) for t in report(ds).d["duplicates"]] == [2]
+
 def test_coach_after_a_training_survives_what_is_missing():
     assert coach.after({}) == [] and coach.after({"missed": None, "positives_by": None, "at_bundle_threshold": None}, {"sounds": None}) == []
     heard = dict(sounds=[dict(kind="nearly", kept=None), dict(kind="missed", kept=dict(clip_id="x"))])

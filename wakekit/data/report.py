@@ -67,7 +67,8 @@ def _leaks(parts, clips, same):
     for key, names in spelled.items():
         if key and len(names) > 1: out.append(dict(kind="names", severity="doubt", ids=[], sides=[], words=f"{', '.join(map(repr, sorted(names)))}: one person, written in {len(names)} ways? A split takes them for {len(names)} people."))
     rows = defaultdict(lambda: defaultdict(int))
-    for c in clips: rows[c.source][side.get(c.id)] += 1
+    for c in clips:
+        if not c.voice: rows[c.source][side.get(c.id)] += 1
     both = {s: n for s, n in rows.items() if s and len(n) > 1}
     if both: out.append(dict(kind="sources", severity="note", ids=[], sides=[], words=f"{len(both)} of {len([s for s in rows if s])} sources have clips on several sides ({', '.join(sorted(both)[:5])}{' …' if len(both) > 5 else ''}): the test knows their rooms and microphones."))
     return out
@@ -110,11 +111,13 @@ def report(
     read = [k for k, c in enumerate(clips) if c.sha256 in kept]
     seen = [clips[k] for k in read]
     f = kept.of("figures", [c.sha256 for c in seen]) if seen else np.empty(0, FIGURES)
-    same = twins(dataset, seen, kept.of("pattern", [c.sha256 for c in seen])) if seen else []
-    doubted = suspects(np.asarray(rows)[read], [c.label for c in seen], [c.id for c in seen], most) if rows is not None and seen else []
+    made = {c.id for c in seen if c.voice}
+    said = [k for k, c in enumerate(seen) if c.id not in made]
+    same = [t for t in twins(dataset, seen, kept.of("pattern", [c.sha256 for c in seen])) if not made.issuperset(t.ids)] if seen else []
+    doubted = suspects(np.asarray(rows)[read], [c.label for c in seen], [c.id for c in seen], most, sure=[c.id in made for c in seen]) if rows is not None and seen else []
     d = dict(name=dataset.name, phrase=dataset.phrase, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z"), fingerprint=dataset.fingerprint(), clips=len(clips),
         labels=_labels(seen, f), histograms=_histograms(seen, f), speakers=_groups(seen, f, lambda c: ("synthetic voices", True) if c.voice else (c.speaker, False)), sources=_groups(seen, f, lambda c: (c.source, bool(c.voice))),
-        recorded=_recorded(seen, f), findings=[asdict(x) for x in [*_unread(unread, clips), *_mixed(same, seen), *findings(f, [c.label for c in seen], [c.id for c in seen])]],
+        recorded=_recorded(seen, f), findings=[asdict(x) for x in [*_unread(unread, clips), *_mixed(same, seen), *findings(f[said], [seen[k].label for k in said], [seen[k].id for k in said])]],
         suspects=[asdict(s) for s in doubted], embedded=rows is not None, duplicates=[dict(ids=t.ids, exact=False, similarity=t.similarity) for t in same], leaks=_leaks(dataset.split() if seen else Splits(), seen, same))
     return DatasetReport(jsonable({**d, "coach": [asdict(a) for a in before(d, language)]}))
 

@@ -72,6 +72,7 @@ def suspects(
     least:float=.5,   # Share of votes against the label
     k:int=10,         # Neighbours to ask
     fewest:int=4,     # Clips that a label needs before one of them is doubted
+    sure=None,        # Whose label is certain, n booleans: they are asked, and never doubted
 )->list:              # `Suspect`s, most doubtful first
     "Clips whose label their neighbours contradict"
     there = np.flatnonzero(np.asarray(rows).any(1)) if len(rows) else np.empty(0, int)
@@ -81,6 +82,7 @@ def suspects(
     names, shares = votes(labels, at, s)
     own = np.searchsorted(names, labels)
     doubt = 1 - shares[np.arange(len(own)), own]
-    known = np.bincount(own, minlength=len(names))[own] >= fewest
-    order = [i for i in np.lexsort((-s.mean(1), -doubt)) if doubt[i] >= least and known[i]][:most]
+    open_to_doubt = np.bincount(own, minlength=len(names))[own] >= fewest
+    if sure is not None: open_to_doubt &= ~np.asarray(sure, bool)[there]
+    order = [i for i in np.lexsort((-s.mean(1), -doubt)) if doubt[i] >= least and open_to_doubt[i]][:most]
     return [Suspect(ids[i], str(labels[i]), str(names[shares[i].argmax()]), round(float(doubt[i]), 3), [ids[n] for n in at[i][:5]]) for i in order]

@@ -45,7 +45,7 @@ def _people(d):
     named, out = [s for s in rows if s["name"]], []
     unnamed = calls - sum(s["positive"] for s in named)
     if calls < 100: out.append(Advice(f"Record {100 - calls} more calls.", f"There are {calls}; with 100 one can say how often it misses, within a few percent.", "doubt"))
-    if unnamed > .3*calls: out.append(Advice(f"Say who speaks in the {unnamed} calls without a name.", "Without names the same person is in the training and in the test, and the figures flatter.", "doubt"))
+    if unnamed > .3*calls: out.append(Advice(f"Say who speaks in the {unnamed} {'call' if unnamed == 1 else 'calls'} without a name.", "Without names the same person is in the training and in the test, and the figures flatter.", "doubt"))
     if len(named) == 1 and unnamed <= .3*calls: out.append(Advice("Let two more people call, 20 times each, better five.", f"All calls are by {named[0]['name']}: it learns one voice.", "doubt"))
     if len(named) > 2 and (most := max(named, key=lambda s: s["positive"]))["positive"] > .5*calls:
         out.append(Advice(f"Record the others: {math.ceil(most['positive']/2)} calls each would do.", f"{most['positive']} of {calls} calls are by {most['name']}.", "note"))

@@ -143,7 +143,7 @@ class FrozenSplits(Splits):
     "The split of a version; `missing` tells which of its clips are not there"
     missing:list = () # (id, part, why)
     def _repr_markdown_(self):
-        gone = [f"\n{len(self.missing)} clips of it are missing, for instance {self.missing[0][0]} of {self.missing[0][1]}: {self.missing[0][2]}"] if self.missing else []
+        gone = [f"\n{len(self.missing)} {'clip of it is' if len(self.missing) == 1 else 'clips of it are'} missing, for instance {self.missing[0][0]} of {self.missing[0][1]}: {self.missing[0][2]}"] if self.missing else []
         return "\n".join([super()._repr_markdown_(), *gone])
 
 @patch

@@ -15,7 +15,7 @@ from wakekit.data.voices import phrase_states
 from wakekit.learn.verifier import Verifier
 from wakekit.learn.config import preset
 from wakekit.learn.train import TrainResult
-from wakekit.ship import export as E
+from wakekit.ship import export as E, swap
 from wakekit.ship import threshold as T
 from wakekit.ship.evaluate import Gate, Gates
 from wakekit.ship.quantize import verifier_feeds
@@ -261,8 +261,8 @@ def test_writers_take_turns(tmp_path):
 
 
 def test_a_writer_holds_the_lock(tmp_path, monkeypatch):
-    real = E.file_lock
-    monkeypatch.setattr(E, "file_lock", lambda path, timeout_s: real(path, timeout_s=0))
+    real = swap.file_lock
+    monkeypatch.setattr(swap, "file_lock", lambda path, timeout_s: real(path, timeout_s=0))
     with E.replacing(tmp_path/"k.wake") as folder:
         fill(folder, "first")
         with pytest.raises(LockError):

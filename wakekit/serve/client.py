@@ -6,7 +6,7 @@
 __all__ = ['ServiceError', 'Client', 'JobHandle']
 
 # %% ../../nbs/serve/41_client.ipynb #c5ca569d
-import contextlib, hashlib, io, json, os, shutil, time, uuid, zipfile
+import hashlib, io, json, time, uuid, zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from ..core import SAMPLE_RATE, WakekitError, need, progress
 from ..data.audio import load_audio, write_wav
 from ..env import Settings
+from ..ship.swap import replacing
 
 # %% ../../nbs/serve/41_client.ipynb #b090e3d9
 class ServiceError(WakekitError):
@@ -376,23 +377,10 @@ def roll_back(self:Client,
     return self.post(f"/models/{_segment(name)}/rollback", dict(number=number))
 
 # %% ../../nbs/serve/41_client.ipynb #4a67397d
-@contextlib.contextmanager
-def _into(folder):
-    "A place beside a folder, for a bundle that takes its place when it is whole"
+def _check_bundle(part):
+    "A bundle that arrived, opened before it takes its place"
     from wakekit.ship.stream import Bundle
-    folder = Path(folder)
-    if folder.exists() and not (folder/"manifest.json").is_file() and (not folder.is_dir() or any(folder.iterdir())): raise WakekitError(f"{folder} is no bundle, so it is not replaced: name a new folder")
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    old = part.with_suffix(".old")
-    try:
-        part.mkdir(parents=True)
-        yield part
-        Bundle.load(part)
-        if folder.exists(): os.replace(folder, old)
-        os.replace(part, folder)
-    finally:
-        if old.exists() and not folder.exists(): os.replace(old, folder) # the one before is better than none
-        for rest in (part, old): shutil.rmtree(rest, ignore_errors=True)
+    Bundle.load(part)
 
 @patch
 def download(self:Client,
@@ -402,9 +390,10 @@ def download(self:Client,
 )->Path:             # The folder
     "Fetch a bundle, whole and checked"
     r = self.ask("GET", f"/models/{_segment(name)}/bundle", params={} if number is None else dict(number=number))
-    with _into(folder) as part, zipfile.ZipFile(io.BytesIO(r.content)) as z:
+    with replacing(folder) as part, zipfile.ZipFile(io.BytesIO(r.content)) as z:
         for member in z.namelist(): (part/Path(member).name).write_bytes(z.read(member))
         if hashlib.sha256((part/"manifest.json").read_bytes()).hexdigest() != r.headers["etag"].strip('"'): raise ServiceError(0, dict(detail="the bundle that arrived is not the one that was sent: try again", code="damaged"))
+        _check_bundle(part)
     return Path(folder)
 
 @patch
@@ -413,6 +402,7 @@ def download(self:JobHandle,
 )->Path:    # The folder
     "Fetch what a training made, whole and checked"
     if not (found := self.artifacts()): raise ServiceError(0, dict(detail=f"job {self.id} made no bundle: it is {self.now()['state']}", code="no_bundle"))
-    with _into(folder) as part:
+    with replacing(folder) as part:
         for f in found: (part/Path(f["name"]).name).write_bytes(self.client.ask("GET", f"/jobs/{self.id}/artifacts/{_segment(f['name'])}").content)
+        _check_bundle(part)
     return Path(folder)

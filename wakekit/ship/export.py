@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CHUNKINGS', 'EXPORT_GATES', 'quietly', 'to_onnx', 'to_torchscript', 'to_pt', 'load_model', 'verifier_to_onnx',
            'load_verifier', 'write_verifier', 'in_chunks', 'verifier_difference', 'parity', 'versions', 'file_facts',
-           'whole_seconds', 'reference', 'write_graphs', 'calibration_audio', 'replacing', 'tuned_int8', 'export']
+           'whole_seconds', 'reference', 'write_graphs', 'calibration_audio', 'tuned_int8', 'export']
 
 # %% ../../nbs/ship/33_export.ipynb #c2d336b7
-import contextlib, copy, glob, importlib.metadata, importlib.util, io, itertools, logging, math, os, platform, shutil, tempfile, uuid, warnings
+import contextlib, copy, importlib.metadata, importlib.util, io, itertools, logging, math, platform, shutil, tempfile, warnings
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import torch
 import wakekit
-from ..core import BundleError, SAMPLE_RATE, file_lock, jsonable, sha256_file, write_json
+from ..core import BundleError, SAMPLE_RATE, jsonable, sha256_file, write_json
 from ..data.audio import second_facts, to_float32
 from ..env import Settings, quant_scheme
 from ..host import one_core
@@ -30,6 +30,7 @@ from .quantize import _session, calibration_feeds, quantize_files, quantize_onnx
 from .compact import compacted
 from .widen import widened
 from .stream import Bundle, takes_mel
+from .swap import replacing
 from .threshold import judge, opening, settled, thorough
 from .tuning import tune, tuning_asked
 
@@ -248,33 +249,6 @@ def calibration_audio(
     back = [to_float32(x) for x in valid.background.crop(rng, 10*SAMPLE_RATE, seconds//10)]
     return [np.concatenate([rng.normal(0, 3e-4, SAMPLE_RATE//2).astype(np.float32), x]) for x in clips] + back
 
-# %% ../../nbs/ship/33_export.ipynb #56b9d9ba
-@contextlib.contextmanager
-def replacing(
-    folder, # The folder to write
-):          # A scratch folder that takes its place when all went well
-    "Build a folder beside its place and swap it in whole; on an error nothing has changed; one writer at a time"
-    folder = Path(folder).resolve()
-    with file_lock(folder.with_name(f".{folder.name}.lock"), timeout_s=600): yield from _replacing(folder)
-
-def _replacing(folder):
-    "The same, with the lock held"
-    for end in ("old", "part"): # somebody was killed
-        for dead in folder.parent.glob(f".{glob.escape(folder.name)}.????????.{end}"):
-            if end=="old" and not folder.exists(): os.replace(dead, folder)
-            else: shutil.rmtree(dead, ignore_errors=True)
-    if folder.exists() and any(folder.iterdir()) and not (folder/"manifest.json").exists():
-        raise BundleError(f"{folder} exists and is not a bundle: choose another place")
-    scrap, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}{end}") for end in (".part", ".old"))
-    scrap.mkdir()
-    try:
-        yield scrap
-        if folder.exists(): os.replace(folder, old)
-        os.replace(scrap, folder)
-    finally:
-        if old.exists() and not folder.exists(): os.replace(old, folder)
-        for rest in (scrap, old): shutil.rmtree(rest, ignore_errors=True)
-
 # %% ../../nbs/ship/33_export.ipynb #a0e46ecf
 def _first_manifest(
     result:TrainResult,     # Config and origin of the weights
@@ -349,6 +323,27 @@ def tuned_int8(
     return after
 
 # %% ../../nbs/ship/33_export.ipynb #040b85ac
+def _open_second(folder, manifest, save, config, valid, target):
+    "Say in the manifest when the second look is asked, and when it is sure: where the first look opens, and the thresholds that follow"
+    point = opening(Bundle.load(folder), valid, config.opens_per_hour).to_dict()
+    manifest["verifier"] |= dict(open_at=point["threshold"], opens_per_hour=round(point["false_accepts_per_hour"], 1))
+    save()
+    if not takes_mel(manifest["verifier"]) or len(config.rates) < 2: return point, {}
+    thresholds, manifest["verifier"]["sure"] = settled(Bundle.load(folder), valid, target)
+    save()
+    return point, thresholds
+
+def _write_papers(folder, result, data, manifest, reports, proof, metrics, licences):
+    "What later comparisons read, and what people read: the card and the licences"
+    write_json(folder/"config.json", result.config.to_dict())
+    write_json(folder/"reference.json", jsonable(reference(reports["float32"], data[1])))
+    write_json(folder/"metrics.json", jsonable(metrics))
+    manifest["files"] = file_facts(folder)
+    (folder/"README.md").write_text(model_card(manifest, reports, proof, result.model, data), encoding="utf-8")
+    sources = [*spoken(data), *([ENCODER] if result.config.start=="encoder" else []), *([SECOND] if result.verifier else []), *licences]
+    (folder/"LICENSES.md").write_text(LICENCES.format(rows="\n".join(f"- {l}" for l in sources)), encoding="utf-8")
+
+# %% ../../nbs/ship/33_export.ipynb #b2fbc029
 EXPORT_GATES = Gates(false_reject_rate=.25, false_accepts_per_hour=4., min_clips=5) # At the chosen threshold, on what was held out
 
 def export(
@@ -377,17 +372,11 @@ def export(
         if lineage: manifest["lineage"] = lineage
         save = lambda: write_json(folder/"manifest.json", jsonable({**manifest, "files": file_facts(folder)}))
         save()
-        bundle, target, size, thresholds = Bundle.load(folder), result.config.target_false_accepts_per_hour, model_size(result.model), {}
+        target, size, thresholds = result.config.target_false_accepts_per_hour, model_size(result.model), {}
         if result.verifier:
-            size["opening"] = opening(bundle, valid, result.verifier.config.opens_per_hour).to_dict()
+            size["opening"], thresholds = _open_second(folder, manifest, save, result.verifier.config, valid, target)
             size["verifier_parameters"] = manifest["verifier"]["parameters"]
-            manifest["verifier"] |= dict(open_at=size["opening"]["threshold"], opens_per_hour=round(size["opening"]["false_accepts_per_hour"], 1))
-            save()
-            if mel and len(result.verifier.config.rates) > 1:
-                thresholds, enough = settled(Bundle.load(folder), valid, target)
-                manifest["verifier"]["sure"] = enough
-                save()
-            bundle = Bundle.load(folder)
+        bundle = Bundle.load(folder)
         reports = {graph: judge(bundle, graph, valid, target, thresholds.get(graph)) for graph in manifest["graphs"]}
         if on_report: on_report(reports[manifest["default_graph"]])
         checks = [Gate("parity", proof["ok"], max(proof["largest_difference"].values()), proof["tolerance"], "torch, ONNX, TorchScript and offline scores agree"), *gates.check(reports["float32"])]
@@ -402,11 +391,7 @@ def export(
         quantization["accepted"] = all(g.passed for g in checks8)
         save()
         extra = more(Bundle.load(folder)) if more else {}
-        write_json(folder/"config.json", result.config.to_dict())
-        write_json(folder/"reference.json", jsonable(reference(reports["float32"], valid)))
-        write_json(folder/"metrics.json", jsonable(dict(held_out={n: r.to_dict() for n, r in reports.items()}, parity=proof, training=result.history, best_epoch=result.best_epoch, size=size, **extra)))
-        manifest["files"] = file_facts(folder)
-        (folder/"README.md").write_text(model_card(manifest, reports, proof, result.model, data), encoding="utf-8")
-        (folder/"LICENSES.md").write_text(LICENCES.format(rows="\n".join(f"- {l}" for l in [*spoken(data), *([ENCODER] if result.config.start=="encoder" else []), *([SECOND] if result.verifier else []), *licences])), encoding="utf-8")
+        found = dict(held_out={n: r.to_dict() for n, r in reports.items()}, parity=proof, training=result.history, best_epoch=result.best_epoch, size=size, **extra)
+        _write_papers(folder, result, data, manifest, reports, proof, found, licences)
         save()
     return Bundle.load(out)

@@ -500,6 +500,23 @@ def test_the_few_latest_detectors_stay(tmp_path):
 
 
 @browsers
+def test_a_look_that_somebody_else_has_begun_is_followed(house, desk):
+    client = house["client"]
+    client.create_dataset("looked", "hey jarvis")
+    client.upload("looked", [x for _, x in synthesize(draw_utterances(["hey jarvis"], 10, seed=2))], "positive")
+    desk.until("!!document.querySelector('.wk-desk select option[value=looked]')")
+    desk.put(".wk-desk select", "looked")
+    desk.tab("Data quality")
+    desk.says("quality", "Nobody has listened to this dataset yet")
+    client.ask("POST", "/datasets/looked/look")
+    desk.open(house["url"], "!!document.querySelector('.wk-desk .wk-pill:not(:empty)')")
+    desk.tab("Data quality")
+    desk.says("quality", "What to record next")
+    assert not desk.run("document.querySelector('#panel-quality').innerText").count("Nobody has listened")
+    client.ask("DELETE", "/datasets/looked")
+
+
+@browsers
 def test_a_map_whose_clips_are_chosen_with_a_rectangle_and_set_right(house, desk, tmp_path):
     client = house["client"]
     client.create_dataset("map", "hey jarvis")

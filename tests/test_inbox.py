@@ -200,3 +200,18 @@ def test_two_models_and_sounds_that_are_swept_meanwhile(home, monkeypatch):
     inbox.put(evening()[:SR], "trigger", sample_rate=SR, origin="hall", start_s=9., heard="", score=.9, detector={}, predictions=[])
     monkeypatch.setattr(again, "_heard", lambda *_: shutil.rmtree(inbox.dataset.path, ignore_errors=True) or 1.)
     with pytest.raises((WakekitError, OSError)): again.compare_inbox(inbox, home/"hall.wake", home/"hall.wake", progress=False) # the whole dataset is no sound that has gone
+
+
+def test_names_that_others_chose_stay_in_their_cell_and_command_no_terminal(home):
+    ds, x = Dataset.open(home/"data/datasets/hall"), lambda k: np.random.default_rng(k).normal(0, .1, SR).astype(np.float32)
+    sound, _ = ds.inbox.put(x(0), "near", origin="up | stairs\nhall \x1b]0;owned\x07\x9b31m")
+    ds.add(x(1), "negative", original_name="a | b\n\x1b[2J.wav")
+    (ds.inbox.path/f"{'0'*16}.wav").write_bytes(b"RIFF")
+    (ds.inbox.path/f"{'0'*16}.json").write_text("{half", encoding="utf-8")
+    code, out, err = run(home, "inbox", "list", "hall")
+    rows = [line for line in out.splitlines() if line.startswith("  ")]
+    assert code == 0 and len(rows) == 2 and "up ¦ stairs hall" in rows[1] and all(c == "\n" or c.isprintable() for c in out)
+    assert f"{'0'*16}.json" in err and "inbox delete hall" in err  # a sound that cannot be read is not passed over in silence
+    code, out, _ = run(home, "data", "list", "hall")
+    assert code == 0 and "a ¦ b" in out and all(c == "\n" or c.isprintable() for c in out)
+    assert run(home, "inbox", "delete", "hall", "0"*16)[0] == 0 and not run(home, "inbox", "list", "hall")[2]

@@ -10,7 +10,7 @@ import contextlib, re, time
 from pathlib import Path
 from . import __version__
 from .core import AudioError, ConfigError, DatasetError, SettingsError, TrainError, windows_problem
-from .terminal import Commands, UsageError, arg, plain, show
+from .terminal import Commands, UsageError, arg, cell, plain, show
 
 # %% ../nbs/50_cli_data.ipynb #c532fba3
 commands = Commands("wakekit", "Your own wake word, from a phrase to a device.", __version__,
@@ -107,7 +107,7 @@ def _list(a):
         return show(a, all, plain("\n".join(["| dataset | phrase | clips |", *rows])) if rows else "no datasets yet: wakekit data create NAME PHRASE starts one")
     ds = dataset_of(a)
     clips = ds.clips(a.label, trashed=a.trash)
-    rows = [f"| {c.id} | {c.label} | {c.duration_s:.2f} s | {c.speaker or c.voice or c.source} | {c.original_name or c.notes} |" for c in clips]
+    rows = [f"| {c.id} | {c.label} | {c.duration_s:.2f} s | {cell(c.speaker or c.voice or c.source)} | {cell(c.original_name or c.notes)} |" for c in clips]
     problems = [f"{p.name}: {why}" for p, why in ds.problems]
     show(a, {**_sum(ds), "clips": [_about(c) for c in clips], "problems": problems}, "\n".join([plain(ds._repr_markdown_()), "", plain("\n".join(rows))]))
 

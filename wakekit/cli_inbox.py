@@ -9,7 +9,7 @@ __all__ = []
 from pathlib import Path
 from .cli_data import command, commands, dataset_of, settings_of
 from .core import MissingExtraError, WakekitError
-from .terminal import UsageError, arg, number, plain, show
+from .terminal import UsageError, arg, cell, number, plain, say, show
 
 # %% ../nbs/51_cli_inbox.ipynb #7e264cfc
 commands.groups["inbox"] = "decide on what woke a detector"
@@ -40,8 +40,9 @@ def _decision(f):
 def _list(a):
     inbox = _inbox(a)
     found = inbox.found(open=None if a.all else True, kind=a.kind)
-    rows = [f"| {f.id} | {f.kind} | {(f.heard or f.created)[:19].replace('T', ' ')} | {'' if f.score is None else format(f.score, '.2f')} | {f.origin}{_at(f)} | {_decision(f)} |" for f in sorted(found, key=lambda f: (f.heard or f.created, f.start_s or 0.))]
+    rows = [f"| {f.id} | {f.kind} | {(f.heard or f.created)[:19].replace('T', ' ')} | {'' if f.score is None else format(f.score, '.2f')} | {cell(f.origin)}{_at(f)} | {_decision(f)} |" for f in sorted(found, key=lambda f: (f.heard or f.created, f.start_s or 0.))]
     text = plain("\n".join(["| id | kind | when | score | where | |", "|---|---|---|---|---|---|", *rows])) + f"\nhear one: wakekit inbox play {a.name} ID\nsay what it was: wakekit inbox accept {a.name} ID --label negative" if rows else f"nothing waits in the inbox of {inbox.dataset.name}; wakekit listen FOLDER --mic --inbox {a.name} keeps what wakes a detector"
+    for p, why in inbox.problems: say(f"wakekit: {p.name}: {why}; wakekit inbox delete {a.name} {p.stem} removes it")
     show(a, [_about(f) for f in found], text)
 
 @command("inbox play", "Play sounds of the inbox", "wakekit inbox play kitchen 3f2a9c0d11e87b64", _name, _ids)
@@ -99,7 +100,10 @@ def _sweep(a):
 
 @command("inbox delete", "Delete sounds for good, whatever was decided; clips that they became stay", "wakekit inbox delete kitchen 3f2a9c0d11e87b64", _name, _ids)
 def _delete(a):
-    _each(a, lambda inbox, i: inbox.delete(i))
+    inbox = _inbox(a)
+    inbox.found(open=None) # also tells which cannot be read: those can be deleted, too
+    for i in set(a.ids) - {p.stem for p, _ in inbox.problems}: inbox[i]
+    for i in dict.fromkeys(a.ids): inbox.delete(i)
     show(a, dict(gone=list(dict.fromkeys(a.ids))), f"{len(set(a.ids))} gone for good")
 
 # %% ../nbs/51_cli_inbox.ipynb #28b799fd

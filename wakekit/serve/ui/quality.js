@@ -1,6 +1,6 @@
 // What is wrong with a dataset, and what to record next: counts, findings, doubted labels, and the page of the report.
 import { Panel, Trouble, ago, code, count, duration, h, several } from './base.js'
-import { JobView } from './jobs.js'
+import { ENDED, JobView } from './jobs.js'
 
 const LABELS = ['positive', 'negative', 'noise'], WORDS = { bad: 'to put right', doubt: 'to look at', note: 'good to know' }, FEW = 6
 
@@ -37,6 +37,8 @@ export class Quality extends Panel {
     if (!this.name) return
     const { name } = this
     await this.doing(null, async () => {
+      const { jobs } = await this.service.get('/jobs', { kind: 'look', dataset: name, limit: 1 })
+      if (name === this.name && jobs.length && !ENDED.includes(jobs[0].state)) this.view.follow(jobs[0].id) // it goes on, whoever has asked for it
       let r = null
       try { r = await this.service.get(`${this.path}/report`) } catch (e) {
         if (!(e instanceof Trouble) || !['no_look', 'missing_extra'].includes(e.code)) throw e

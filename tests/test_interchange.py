@@ -491,6 +491,12 @@ def test_values_of_the_wrong_shape(ds, tmp_path, value):
     report = ds.import_label_studio(tmp_path/"r.json")
     assert not report.added and len(report.skipped) + report.unlabelled >= 1 and len(consistent(ds.path)) == 0
 
+@pytest.mark.parametrize("result", ["negative", ["negative"], 7, [dict(type="textarea", from_name="speaker")], dict(value=choice("negative"))])
+def test_a_result_of_the_wrong_shape_is_no_answer(ds, tmp_path, result):
+    id = ds.add(voice(.2), "positive").id
+    (tmp_path/"r.json").write_text(json.dumps([dict(id=1, data=dict(audio="a.wav", wakekit_id=id), annotations=[dict(completed_by=1, result=result)])]), encoding="utf-8")
+    assert ds.import_label_studio(tmp_path/"r.json").unlabelled == 1 and ds[id].label == "positive"
+
 def test_tasks_go_out_and_come_back(ds, tmp_path):
     for i in range(4): ds.add(voice(.3, seed=i), "positive", speaker=f"s{i}")
     ids = [c.id for c in ds.clips()]

@@ -101,9 +101,10 @@ def _opinion(a):
     "An annotation of the JSON format"
     who = a.get("completed_by", a.get("created_username", ""))
     o = _Opinion(str(who.get("email") or who.get("id") if isinstance(who, dict) else who), truth=bool(a.get("ground_truth")))
-    for r in a.get("result") or ():
+    found = a.get("result")
+    for r in (r for r in (found if isinstance(found, list) else ()) if isinstance(r, dict) and isinstance(r.get("value"), dict)):
         if r.get("type") == "textarea" and r.get("from_name") == "speaker": o.speaker = " ".join(map(str, r["value"].get("text") or ()))[:200]
-        else: _note(o, r.get("value"))
+        else: _note(o, r["value"])
     return o
 
 def _minimal(row):

@@ -390,7 +390,7 @@ def download(self:Client,
 )->Path:             # The folder
     "Fetch a bundle, whole and checked"
     r = self.ask("GET", f"/models/{_segment(name)}/bundle", params={} if number is None else dict(number=number))
-    with replacing(folder) as part, zipfile.ZipFile(io.BytesIO(r.content)) as z:
+    with replacing(folder, shared=False) as part, zipfile.ZipFile(io.BytesIO(r.content)) as z:
         for member in z.namelist(): (part/Path(member).name).write_bytes(z.read(member))
         if hashlib.sha256((part/"manifest.json").read_bytes()).hexdigest() != r.headers["etag"].strip('"'): raise ServiceError(0, dict(detail="the bundle that arrived is not the one that was sent: try again", code="damaged"))
         _check_bundle(part)
@@ -402,7 +402,7 @@ def download(self:JobHandle,
 )->Path:    # The folder
     "Fetch what a training made, whole and checked"
     if not (found := self.artifacts()): raise ServiceError(0, dict(detail=f"job {self.id} made no bundle: it is {self.now()['state']}", code="no_bundle"))
-    with replacing(folder) as part:
+    with replacing(folder, shared=False) as part:
         for f in found: (part/Path(f["name"]).name).write_bytes(self.client.ask("GET", f"/jobs/{self.id}/artifacts/{_segment(f['name'])}").content)
         _check_bundle(part)
     return Path(folder)

@@ -13,22 +13,28 @@ from ..core import BundleError, file_lock
 # %% ../../nbs/ship/29_swap.ipynb #9b3a30ea
 @contextlib.contextmanager
 def replacing(
-    folder, # The folder to write
-):          # A scratch folder that takes its place when all went well
+    folder,           # The folder to write
+    shared:bool=True, # May somebody else write there, too? Then one waits for the other
+):                    # A scratch folder that takes its place when all went well
     "Build a folder beside its place and swap it in whole; on an error nothing has changed; one writer at a time"
     folder = Path(folder).resolve()
-    with file_lock(folder.with_name(f".{folder.name}.lock"), timeout_s=600): yield from _replacing(folder)
+    with file_lock(folder.with_name(f".{folder.name}.lock"), timeout_s=600) if shared else contextlib.nullcontext():
+        if shared: _sweep(folder)
+        yield from _replacing(folder)
 
-def _replacing(folder):
-    "The same, with the lock held"
-    for end in ("old", "part"): # somebody was killed
+def _sweep(folder):
+    "After somebody was killed; with the lock held"
+    for end in ("old", "part"):
         for dead in folder.parent.glob(f".{glob.escape(folder.name)}.????????.{end}"):
             if end=="old" and not folder.exists(): os.replace(dead, folder)
             else: shutil.rmtree(dead, ignore_errors=True)
+
+def _replacing(folder):
+    "The same, whoever else writes there"
     if folder.exists() and not (folder/"manifest.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise BundleError(f"{folder} exists and is not a bundle: choose another place")
     scrap, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}{end}") for end in (".part", ".old"))
-    scrap.mkdir()
+    scrap.mkdir(parents=True)
     try:
         yield scrap
         if folder.exists(): os.replace(folder, old)

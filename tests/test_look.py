@@ -20,7 +20,7 @@ def web(tmp_path_factory):
         found.post("/datasets", json=dict(name="kitchen", phrase="hey jarvis"))
         ds = found.app.state.service.catalog.open("kitchen")
         for label, texts in (("positive", ["hey jarvis"]), ("negative", ["turn on the light", "good morning"])):
-            for _, x in synthesize(draw_utterances(texts, 12, seed=0)): ds.add(x, label) # as if people had recorded them: what a synthesizer made is not doubted
+            for u, x in synthesize(draw_utterances(texts, 12, seed=0)): ds.add(x, label, voice=str(u.voice))
         found.wrong = [c.id for c in ds.clips("positive")][:2]
         ds.relabel(found.wrong, label="negative")
         yield found

@@ -262,16 +262,19 @@ def test_coach_says_when_everything_is_synthetic(tmp_path):
 
 def test_nobody_is_told_to_record_a_synthesizer_again(tmp_path):
     "Faults of what was made are nobody's, its labels are certain, and two words of one voice are no copies"
-    def report_of(name, **who):
+    def report_of(name, spoken="say jarvis", **who):
+        told = lambda label: {**who, "notes": "hey jarvis" if label == "positive" else spoken} if who else None
         ds = Dataset.create(tmp_path/name, "hey jarvis")
         loud = lambda k: np.clip(4*(x := speechlike(seed=k))/np.abs(x).max(), -1, 1)
-        for k in range(20): ds.add(loud(k), "positive" if k < 10 else "negative", **(who or dict(speaker=f"person {k}")))
-        ds.add(.99*loud(0), "negative", **(who or dict(speaker="person 0")))
+        for k in range(20): ds.add(loud(k), label := "positive" if k < 10 else "negative", **(told(label) or dict(speaker=f"person {k}")))
+        ds.add(.99*loud(0), "negative", **(told("negative") or dict(speaker="person 0")))
         rows = np.eye(2, 20, dtype=np.float32)[[int(c.label == "negative") for c in ds.clips()]]
         first = next(k for k, c in enumerate(ds.clips()) if c.label == "negative")
         rows[first] = np.eye(2, 20)[0]
         return report(ds, rows).d
-    people, machine = report_of("people"), report_of("machine", voice="espeak:anika", speaker="espeak:anika", source="synthesized by espeak")
+    voice = dict(voice="espeak:anika", speaker="espeak:anika", source="synthesized by espeak")
+    people, machine = report_of("people"), report_of("machine", **voice)
+    assert len(report_of("moved", "Hey Jarvis", **voice)["suspects"]) == 1 # somebody has filed the phrase as something else
     assert {"clipped", "two_labels"} <= {f["kind"] for f in people["findings"]} and len(people["suspects"]) == 1 and people["duplicates"]
     assert machine["findings"] == machine["suspects"] == machine["duplicates"] == [] and machine["clips"] == people["clips"] and not machine["leaks"]
 

@@ -113,8 +113,9 @@ def report(
     f = kept.of("figures", [c.sha256 for c in seen]) if seen else np.empty(0, FIGURES)
     made = {c.id for c in seen if c.voice}
     said = [k for k, c in enumerate(seen) if c.id not in made]
+    sure = [bool(c.voice and c.notes) and (c.notes.casefold() == dataset.phrase.casefold()) == (c.label == "positive") for c in seen]
     same = [t for t in twins(dataset, seen, kept.of("pattern", [c.sha256 for c in seen])) if not made.issuperset(t.ids)] if seen else []
-    doubted = suspects(np.asarray(rows)[read], [c.label for c in seen], [c.id for c in seen], most, sure=[c.id in made for c in seen]) if rows is not None and seen else []
+    doubted = suspects(np.asarray(rows)[read], [c.label for c in seen], [c.id for c in seen], most, sure=sure) if rows is not None and seen else []
     d = dict(name=dataset.name, phrase=dataset.phrase, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z"), fingerprint=dataset.fingerprint(), clips=len(clips),
         labels=_labels(seen, f), histograms=_histograms(seen, f), speakers=_groups(seen, f, lambda c: ("synthetic voices", True) if c.voice else (c.speaker, False)), sources=_groups(seen, f, lambda c: (c.source, bool(c.voice))),
         recorded=_recorded(seen, f), findings=[asdict(x) for x in [*_unread(unread, clips), *_mixed(same, seen), *findings(f[said], [seen[k].label for k in said], [seen[k].id for k in said])]],
